@@ -1,0 +1,1 @@
+"""Fine-tuning on GLUE with and without layerwise batch-entropy regularization."""

@@ -1,0 +1,18 @@
+"""Layerwise batch-entropy regularization (Peer et al., TMLR 2022, arXiv 2208.01134) for Hugging Face Transformers."""
+
+from .entropy import batch_entropies, batch_entropy
+from .regularizer import LBERegularizer
+from .trainer import LBESeq2SeqTrainer, LBETrainer, LBETrainerMixin
+from .training_args import LBEArguments, LBESeq2SeqTrainingArguments, LBETrainingArguments
+
+__all__ = [
+    "LBEArguments",
+    "LBERegularizer",
+    "LBESeq2SeqTrainer",
+    "LBESeq2SeqTrainingArguments",
+    "LBETrainer",
+    "LBETrainerMixin",
+    "LBETrainingArguments",
+    "batch_entropies",
+    "batch_entropy",
+]

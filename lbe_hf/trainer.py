@@ -1,0 +1,303 @@
+"""Trainers that add layerwise batch-entropy regularization to the task loss."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Seq2SeqTrainer, Trainer
+from transformers.trainer_pt_utils import find_batch_size
+from transformers.utils import logging
+
+from .activations import ActivationSource, HiddenStates, Inputs, TargetModules, base_model, check_layers, select
+from .entropy import measure_entropies
+from .monitor import EntropyMonitor
+from .regularizer import LBERegularizer
+from .training_args import LBEArguments
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+logger = logging.get_logger(__name__)
+
+TARGETS_NAME = "lbe_targets.safetensors"
+"""File of a checkpoint that holds the learnable targets and the state of their optimizer."""
+
+_SILENT_ENTROPY = 1e-3  # nats
+
+
+class LBETrainerMixin(_Base):
+    """Layerwise batch-entropy regularization for any trainer: `class MyTrainer(LBETrainerMixin, SFTTrainer)`.
+
+    In training, `loss = task_loss * (1 + penalty)` (Peer et al., TMLR 2022, arXiv 2208.01134), with the settings of
+    `LBEArguments` in the trainer's arguments, or their defaults where the arguments have none. Evaluation and
+    prediction are the trainer's own. `lbe` is the `LBERegularizer` with the learnable targets; they have an optimizer
+    of their own, so nothing of them is in the model, its optimizer or what is pushed to the Hub.
+
+    Raises:
+        ValueError: at construction, for settings that cannot work with the model or the batch size; at the first
+            training batch, for what only shows there.
+    """
+
+    lbe: LBERegularizer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Trainer takes any forward with **kwargs for one that normalizes its loss by `num_items_in_batch`, and then
+        # no longer divides by the accumulation steps. Most classification heads ignore that argument.
+        model = base_model(self.model)
+        if not hasattr(model, "accepts_loss_kwargs") and not _normalizes_by_items(model):
+            self.model_accepts_loss_kwargs = False
+        self._lbe_warned: set[str] = set()
+        self._lbe_setup()
+
+    def _lbe_setup(self) -> None:
+        """Start the regularization anew for the present model and arguments."""
+        settings = self.args if isinstance(self.args, LBEArguments) else LBEArguments()
+        settings.check_lbe()
+        self._lbe_settings = settings
+        self._lbe_source: ActivationSource | None = None
+        expected = None
+        if settings.lbe_beta > 0 or settings.lbe_log_entropy:
+            if settings.lbe_beta > 0:
+                self._lbe_check_batches()
+            targets = settings.lbe_target_modules
+            self._lbe_source = HiddenStates(self.model) if targets is None else TargetModules(self.model, targets)
+            expected = self._lbe_source.expected
+        if expected is not None:
+            check_layers(settings.lbe_layers, expected)
+        # A model that does not say how many layers it has shows it with its first batch.
+        self._lbe_make_targets(len(settings.lbe_layers) if settings.lbe_layers is not None else expected or 1)
+
+    def _lbe_check_batches(self) -> None:
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                "LBETrainer does not run on several GPUs in one process (DataParallel): start it with "
+                "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
+            )
+        if self.args.per_device_train_batch_size == 1 and self._lbe_settings.lbe_samples == "sequence":
+            raise ValueError(
+                "One row has no variance over rows: use lbe_samples='token' with per_device_train_batch_size=1, "
+                "or a larger batch."
+            )
+
+    def _lbe_make_targets(self, num_layers: int) -> None:
+        settings, args = self._lbe_settings, self.args
+        self.lbe = LBERegularizer(num_layers, settings.lbe_alpha, settings.lbe_alpha_min, settings.lbe_beta)
+        self.lbe.to(args.device)
+        self._lbe_names = [f"layer {index}" for index in range(num_layers)]
+        self._lbe_monitor = EntropyMonitor()
+        self._lbe_optimizer = torch.optim.Adam(
+            self.lbe.parameters(), betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon
+        )
+
+    # ---- One micro-batch -------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The trainer's loss; in training times `1 + penalty`. Arguments and result as in `Trainer.compute_loss`."""
+        source = self._lbe_source if model.training else None
+        if source is None or self._lbe_is_single_row(inputs):
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        with source.listen(inputs) as requesting_inputs:
+            task_loss, outputs = super().compute_loss(
+                model, requesting_inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
+        entropies, measured = self._lbe_measure(source, outputs, inputs)
+        if self.lbe.beta > 0:
+            # A padded batch in which no position has two samples is only seen as such on the device.
+            penalty = self.lbe(entropies) * measured
+            loss = task_loss * (1 + penalty)
+        else:
+            penalty = torch.zeros_like(entropies[0])
+            loss = task_loss
+        self._lbe_measured = (penalty.detach(), entropies.detach(), measured)
+        return (loss, source.restore(outputs)) if return_outputs else loss
+
+    def _lbe_is_single_row(self, inputs: Inputs) -> bool:
+        if self._lbe_settings.lbe_samples != "sequence" or find_batch_size(inputs) != 1:
+            return False
+        self._lbe_warn_once("A training batch has one row, and no variance over rows: it goes without the penalty.")
+        return True
+
+    def _lbe_measure(self, source: ActivationSource, outputs: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        settings = self._lbe_settings
+        activations = select(source.collect(outputs, inputs), settings.lbe_layers)
+        self._lbe_names = [activation.name for activation in activations]
+        masks: list[Tensor | None] = [None] * len(activations)
+        if settings.lbe_ignore_padding:
+            masks = [activation.mask if activation.mask_fits else None for activation in activations]
+            misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
+            if misfits:
+                self._lbe_warn_once(
+                    "The padding mask does not have the length of these activations, whose padding is therefore "
+                    f"measured too: {', '.join(misfits)}."
+                )
+        if settings.lbe_beta > 0 and torch.is_grad_enabled():
+            constant = [activation.name for activation in activations if not activation.value.requires_grad]
+            if constant:
+                self._lbe_warn_once(
+                    "The penalty cannot train these layers, which have no gradient (frozen, or inside reentrant "
+                    f"checkpointing, which use_reentrant=False cures): {', '.join(constant)}."
+                )
+        with torch.set_grad_enabled(settings.lbe_beta > 0 and torch.is_grad_enabled()):
+            entropies, measured = measure_entropies(
+                [activation.value for activation in activations], masks, settings.lbe_samples
+            )
+        if len(entropies) != len(self.lbe.alpha):
+            if self._lbe_optimizer.state:
+                raise ValueError(
+                    f"{len(self.lbe.alpha)} layers have targets, but this batch gave {len(entropies)} activations: "
+                    "name modules that every forward pass calls equally often with lbe_target_modules."
+                )
+            self._lbe_make_targets(len(entropies))
+        return entropies.to(self.lbe.alpha.device), measured.all().to(self.lbe.alpha.device)
+
+    def _lbe_warn_once(self, message: str) -> None:
+        if message not in self._lbe_warned:
+            self._lbe_warned.add(message)
+            logger.warning(message)
+
+    # ---- One optimizer step ----------------------------------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As `Trainer.training_step`; steps the learnable targets where the gradients of the model are complete."""
+        nothing = torch.zeros_like(self.lbe.alpha, requires_grad=False)
+        self._lbe_measured = (nothing.sum(), nothing, torch.zeros_like(nothing[0], dtype=torch.bool))
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if self._lbe_source is not None:
+            self._lbe_monitor.add(loss, *self._lbe_measured)
+            if self.accelerator.sync_gradients:
+                self._lbe_monitor.end_step()
+                if self.lbe.beta > 0:
+                    self._lbe_step_targets()
+        return loss
+
+    def _lbe_step_targets(self) -> None:
+        alpha, optimizer = self.lbe.alpha, self._lbe_optimizer
+        # A process whose batches all went without the penalty still takes part in the average.
+        gradient = torch.zeros_like(alpha) if alpha.grad is None else alpha.grad
+        alpha.grad = self.accelerator.reduce(gradient, reduction="mean")
+        learning_rate = self._lbe_settings.lbe_alpha_learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = self._get_learning_rate() if learning_rate is None else learning_rate
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+        optimizer.zero_grad()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.create_optimizer`, which every start of a training loop calls."""
+        if self.optimizer is None and self.model_init is not None:
+            self._lbe_setup()  # a new model, and perhaps the settings of a new trial
+        # What a loop left behind that ran out of memory is not part of this one.
+        self._lbe_optimizer.zero_grad()
+        self._lbe_monitor = EntropyMonitor()
+        return super().create_optimizer(*args, **kwargs)
+
+    # ---- Logs ------------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.log`; a line with the training loss gains the losses and entropies since the last one.
+
+        `task_loss` and `lbe_loss` add up to `loss`; `entropy_mean`, `entropy_min` and `entropy_last` (over layers) and
+        `alpha_mean` are in nats.
+        """
+        if "loss" in logs and self._lbe_source is not None:
+            logs.update(self._lbe_logs())
+        super().log(logs, *args, **kwargs)
+
+    def _lbe_logs(self) -> dict[str, float]:
+        logs = self._lbe_monitor.means(lambda sums: self.accelerator.reduce(sums, reduction="mean"))
+        if not logs:
+            return {}
+        if logs.pop("unmeasured") > 0:
+            self._lbe_warn_once("In some batches no unit has two real samples: they go without the penalty.")
+        logs["alpha_mean"] = self.lbe.alpha.mean().item()
+        entropies = self._lbe_monitor.entropies
+        if self._lbe_settings.lbe_log_entropy:
+            logs |= {f"entropy/layer_{index:02d}": entropy for index, entropy in enumerate(entropies)}
+        silent = [name for name, entropy in zip(self._lbe_names, entropies, strict=False) if entropy < _SILENT_ENTROPY]
+        if silent:
+            self._lbe_warn_once(f"These layers let nothing through, their batch entropy is zero: {', '.join(silent)}.")
+        return logs
+
+    # ---- Checkpoints -----------------------------------------------------------------------------------------------
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self.lbe.beta > 0:
+            state = {"alpha": self.lbe.alpha.detach(), **self._lbe_optimizer.state.get(self.lbe.alpha, {})}
+            save_file({name: tensor.cpu() for name, tensor in state.items()}, os.path.join(output_dir, TARGETS_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._lbe_load_targets(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._lbe_load_targets(str(self.state.best_model_checkpoint))
+
+    def _lbe_load_targets(self, checkpoint: str) -> None:
+        if self.lbe.beta == 0:
+            return
+        path = os.path.join(checkpoint, TARGETS_NAME)
+        if not os.path.isfile(path):
+            logger.warning(f"{checkpoint} has no {TARGETS_NAME}: the learnable targets stay as they are.")
+            return
+        state = load_file(path)
+        alpha = state.pop("alpha")
+        if alpha.shape != self.lbe.alpha.shape:
+            if self._lbe_source is None or self._lbe_source.expected is not None:
+                raise ValueError(
+                    f"{path} holds {len(alpha)} targets, but this run has {len(self.lbe.alpha)} layers: resume with "
+                    "the lbe_target_modules and lbe_layers that the checkpoint was made with."
+                )
+            self._lbe_make_targets(len(alpha))
+        with torch.no_grad():
+            self.lbe.alpha.copy_(alpha)
+        groups = self._lbe_optimizer.state_dict()["param_groups"]
+        self._lbe_optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
+
+
+class LBETrainer(LBETrainerMixin, Trainer):
+    """`Trainer` with layerwise batch-entropy regularization; see `LBETrainerMixin`."""
+
+
+class LBESeq2SeqTrainer(LBETrainerMixin, Seq2SeqTrainer):
+    """`Seq2SeqTrainer` with layerwise batch-entropy regularization; see `LBETrainerMixin`."""
+
+
+def _normalizes_by_items(model: nn.Module) -> bool:
+    """Whether the loss that `model.forward` computes divides by the `num_items_in_batch` it is given.
+
+    Read off the code of `forward`: it names that argument itself, or leaves the loss to a `loss_function` that does.
+    """
+    for cls in type(model).__mro__:
+        forward = inspect.unwrap(vars(cls).get("forward", None))
+        code = getattr(forward, "__code__", None)
+        if code is None:
+            continue
+        if "num_items_in_batch" in (*code.co_varnames, *code.co_names, *code.co_consts):
+            return True
+        if "loss_function" in code.co_names:
+            return "num_items_in_batch" in inspect.signature(model.loss_function).parameters  # type: ignore[arg-type]
+        if "super" not in code.co_names:
+            return False
+    return False

@@ -1,0 +1,111 @@
+"""Settings of layerwise batch-entropy regularization, and the arguments classes that carry them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import get_args
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
+
+from .entropy import Samples
+from .regularizer import check_settings
+
+
+@dataclass
+class LBEArguments:
+    """Settings of the regularization, to be mixed into any arguments class: `class MyConfig(LBEArguments, SFTConfig)`.
+
+    Parameters:
+        lbe_beta (`float`, defaults to 0.01): strength of the penalty, no unit. The paper tries 0.005, 0.01 and 0.05.
+            0 trains exactly as the trainer does without LBE.
+        lbe_alpha (`float`, defaults to 0.5): start of every layer's learnable target, in nats. The paper tries 0.2,
+            0.3, 0.5 and 0.8.
+        lbe_alpha_min (`float`, defaults to 0.2): floor under every target, in nats; 0.2 in the paper.
+        lbe_alpha_learning_rate (`float`, *optional*): constant learning rate of the targets. None: the learning rate
+            that the model's schedule has at each step, as in the paper. At fine-tuning rates that moves a target by
+            less than 0.03 nats over a whole run.
+        lbe_target_modules (`str` or `list[str]`, *optional*): modules whose outputs are regularized, by the rules of
+            PEFT: a string is a regular expression matched against the whole module name, a list holds names or dotted
+            suffixes of names. None: the hidden states that the model returns. On the command line a list is written as
+            JSON: `'["output.dense", "pooler"]'`.
+        lbe_layers (`list[int]`, *optional*): which of the captured activations count, by index, negative ones from
+            the end. None: all of them. Hidden states start with the embedding output at 0.
+        lbe_samples (`str`, defaults to `"sequence"`): what the variance runs over: `"sequence"`, the rows of the
+            batch; `"token"`, all its real tokens, for batches of one or two long sequences.
+        lbe_ignore_padding (`bool`, defaults to True): leave padding out of the statistics, by the attention mask.
+        lbe_log_entropy (`bool`, defaults to False): log the entropy of each layer as `entropy/layer_00` and so on;
+            with `lbe_beta=0` it is measured and changes nothing.
+
+    Raises:
+        ValueError: a setting is outside its range.
+    """
+
+    lbe_beta: float = field(
+        default=0.01,
+        metadata={"help": "Strength of the penalty, no unit; the paper tries 0.005, 0.01, 0.05. 0 turns LBE off."},
+    )
+    lbe_alpha: float = field(
+        default=0.5,
+        metadata={"help": "Start of every layer's learnable target, in nats; the paper tries 0.2, 0.3, 0.5, 0.8."},
+    )
+    lbe_alpha_min: float = field(
+        default=0.2, metadata={"help": "Floor under every layer's target, in nats; 0.2 in the paper."}
+    )
+    lbe_alpha_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Constant learning rate of the targets. Default: follow the model's schedule."},
+    )
+    lbe_target_modules: None | str | list[str] = field(
+        default=None,
+        metadata={
+            "help": "Modules whose outputs are regularized: a regular expression matched against the whole module "
+            "name, or a list (on the command line as JSON) of names or dotted suffixes. Default: the hidden states."
+        },
+    )
+    lbe_layers: list[int] | None = field(
+        default=None,
+        metadata={"help": "Indices of the captured activations that count; negative from the end. Default: all."},
+    )
+    lbe_samples: str = field(
+        default="sequence",
+        metadata={"help": "What the variance runs over: 'sequence', the rows; 'token', all real tokens of the batch."},
+    )
+    lbe_ignore_padding: bool = field(
+        default=True, metadata={"help": "Leave padding out of the statistics, by the attention mask."}
+    )
+    lbe_log_entropy: bool = field(
+        default=False, metadata={"help": "Log each layer's entropy in nats; with lbe_beta=0 it is only measured."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lbe_target_modules, str) and self.lbe_target_modules.startswith("["):
+            self.lbe_target_modules = json.loads(self.lbe_target_modules)
+        self.check_lbe()
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()
+
+    def check_lbe(self) -> None:
+        """Raise a ValueError that names the first setting outside its range."""
+        try:
+            check_settings(beta=self.lbe_beta, alpha=self.lbe_alpha, alpha_min=self.lbe_alpha_min)
+        except ValueError as error:
+            raise ValueError(f"lbe_{error}") from None
+        if self.lbe_alpha_learning_rate is not None and self.lbe_alpha_learning_rate < 0:
+            raise ValueError(f"lbe_alpha_learning_rate must be zero or positive, not {self.lbe_alpha_learning_rate}.")
+        if self.lbe_samples not in get_args(Samples):
+            raise ValueError(f"lbe_samples must be one of {get_args(Samples)}, not {self.lbe_samples!r}.")
+        if self.lbe_layers is not None and not self.lbe_layers:
+            raise ValueError("lbe_layers is empty: name at least one layer, or leave it out to count all of them.")
+        if self.lbe_target_modules is not None and not self.lbe_target_modules:
+            raise ValueError("lbe_target_modules is empty: name a module, or leave it out to use the hidden states.")
+
+
+@dataclass
+class LBETrainingArguments(LBEArguments, TrainingArguments):
+    """`TrainingArguments` with the settings of `LBEArguments`."""
+
+
+@dataclass
+class LBESeq2SeqTrainingArguments(LBEArguments, Seq2SeqTrainingArguments):
+    """`Seq2SeqTrainingArguments` with the settings of `LBEArguments`."""
