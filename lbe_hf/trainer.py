@@ -30,6 +30,10 @@ TARGETS_NAME = "lbe_targets.safetensors"
 """File of a checkpoint that holds the learnable targets and the state of their optimizer."""
 
 _SILENT_ENTROPY = 1e-3  # nats
+_UNMEASURED = (
+    "A training batch has one row, or no position with two real tokens: without a variance over rows "
+    "it goes without the penalty."
+)
 
 
 class LBETrainerMixin(_Base):
@@ -130,7 +134,7 @@ class LBETrainerMixin(_Base):
     def _lbe_is_single_row(self, inputs: Inputs) -> bool:
         if self._lbe_settings.lbe_samples != "sequence" or find_batch_size(inputs) != 1:
             return False
-        self._lbe_warn_once("A training batch has one row, and no variance over rows: it goes without the penalty.")
+        self._lbe_warn_once(_UNMEASURED)
         return True
 
     def _lbe_measure(self, source: ActivationSource, outputs: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -227,7 +231,7 @@ class LBETrainerMixin(_Base):
         if not logs:
             return {}
         if logs.pop("unmeasured") > 0:
-            self._lbe_warn_once("In some batches no unit has two real samples: they go without the penalty.")
+            self._lbe_warn_once(_UNMEASURED)
         logs["alpha_mean"] = self.lbe.alpha.mean().item()
         entropies = self._lbe_monitor.entropies
         if self._lbe_settings.lbe_log_entropy:

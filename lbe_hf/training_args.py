@@ -79,8 +79,11 @@ class LBEArguments:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.lbe_target_modules, str) and self.lbe_target_modules.startswith("["):
-            self.lbe_target_modules = json.loads(self.lbe_target_modules)
+        if isinstance(self.lbe_target_modules, str) and self.lbe_target_modules.startswith('["'):
+            try:
+                self.lbe_target_modules = json.loads(self.lbe_target_modules)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"lbe_target_modules is not valid JSON: {error}.") from None
         self.check_lbe()
         if hasattr(super(), "__post_init__"):
             super().__post_init__()

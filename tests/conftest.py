@@ -1,0 +1,47 @@
+"""Shared set-up: no test touches the network, and the ones on real GLUE files skip loudly without them."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer
+from transformers.utils import logging
+
+torch.set_num_threads(1)  # the models are so small that threads only wait for each other
+
+
+@pytest.fixture
+def glue_data_dir() -> Path:
+    folder = os.environ.get("GLUE_DATA_DIR")
+    if not folder:
+        pytest.skip("GLUE_DATA_DIR is not set: the tests on the official GLUE files did not run")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """`make_trainer(cls, model, rows, **arguments)`: a trainer on the CPU that writes into a temporary folder."""
+    import tiny
+
+    def make(
+        trainer_class: type[Trainer], model: Any, rows: Any, trainer: dict[str, Any] | None = None, **arguments: Any
+    ) -> Any:
+        arguments = {"output_dir": str(tmp_path / "run"), **arguments}
+        return trainer_class(model, args=tiny.arguments(**arguments), train_dataset=rows, **(trainer or {}))
+
+    return make
+
+
+@pytest.fixture
+def warnings_of(caplog: pytest.LogCaptureFixture) -> Any:
+    """Texts of the warnings that the library logged so far."""
+    logging.enable_propagation()
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    logging.disable_propagation()

@@ -1,0 +1,94 @@
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from lbe_hf import LBEArguments, LBESeq2SeqTrainingArguments, LBETrainingArguments
+
+SETTINGS = {
+    "lbe_beta": 0.05,
+    "lbe_alpha": 0.3,
+    "lbe_alpha_min": 0.1,
+    "lbe_alpha_learning_rate": 0.01,
+    "lbe_target_modules": ["output.dense", "pooler"],
+    "lbe_layers": [0, -1],
+    "lbe_samples": "token",
+    "lbe_ignore_padding": False,
+    "lbe_log_entropy": True,
+}
+
+
+def settings_of(args: LBEArguments) -> dict[str, Any]:
+    return {field.name: getattr(args, field.name) for field in fields(LBEArguments)}
+
+
+@pytest.mark.parametrize("cls", [LBETrainingArguments, LBESeq2SeqTrainingArguments])
+def test_parsed_from_the_command_line(cls: Any, tmp_path: Path) -> None:
+    line = (
+        f"--output_dir {tmp_path} --lbe_beta 0.05 --lbe_alpha 0.3 --lbe_alpha_min 0.1 --lbe_alpha_learning_rate 0.01 "
+        "--lbe_layers 0 -1 --lbe_samples token --lbe_ignore_padding false --lbe_log_entropy"
+    )
+    modules = ["--lbe_target_modules", '["output.dense", "pooler"]']
+    (args,) = HfArgumentParser(cls).parse_args_into_dataclasses([*line.split(), *modules])
+    assert settings_of(args) == SETTINGS
+    (args,) = HfArgumentParser(cls).parse_args_into_dataclasses(["--lbe_target_modules", r".*\.dense"])
+    assert args.lbe_target_modules == r".*\.dense"
+
+
+def test_parsed_from_json_and_written_back(tmp_path: Path) -> None:
+    path = tmp_path / "args.json"
+    path.write_text(json.dumps({"output_dir": str(tmp_path), **SETTINGS}))
+    (args,) = HfArgumentParser(LBETrainingArguments).parse_json_file(str(path))
+    assert settings_of(args) == SETTINGS
+    assert args.to_dict().items() >= SETTINGS.items()
+
+
+def test_defaults_and_help_texts() -> None:
+    defaults = settings_of(LBETrainingArguments())
+    assert defaults == {
+        "lbe_beta": 0.01,
+        "lbe_alpha": 0.5,
+        "lbe_alpha_min": 0.2,
+        "lbe_alpha_learning_rate": None,
+        "lbe_target_modules": None,
+        "lbe_layers": None,
+        "lbe_samples": "sequence",
+        "lbe_ignore_padding": True,
+        "lbe_log_entropy": False,
+    }
+    assert all(len(field.metadata["help"]) > 20 for field in fields(LBEArguments))
+
+
+def test_combines_with_any_arguments_class() -> None:
+    @dataclass
+    class Theirs(TrainingArguments):
+        learning_rate: float = 7e-5
+
+    @dataclass
+    class Both(LBEArguments, Theirs):
+        pass
+
+    args = Both(lbe_beta=0.2, weight_decay=0.1)
+    assert (args.lbe_beta, args.weight_decay, args.learning_rate) == (0.2, 0.1, 7e-5)
+    assert args.device is not None  # the __post_init__ of the other class has run
+    assert LBEArguments(lbe_alpha=0.3).lbe_alpha == 0.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lbe_beta": -0.01}, "lbe_beta must be zero or positive"),
+        ({"lbe_alpha_min": -0.2}, "lbe_alpha_min must be zero or positive"),
+        ({"lbe_alpha_learning_rate": -1.0}, "lbe_alpha_learning_rate must be zero or positive"),
+        ({"lbe_samples": "row"}, "lbe_samples must be one of"),
+        ({"lbe_layers": []}, "lbe_layers is empty"),
+        ({"lbe_target_modules": []}, "lbe_target_modules is empty"),
+        ({"lbe_target_modules": '["broken'}, "lbe_target_modules is not valid JSON"),
+    ],
+)
+def test_refuses_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LBETrainingArguments(**changes)
