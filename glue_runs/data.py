@@ -11,14 +11,16 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .grammar import generate_entailment
-from .tasks import BadInput, Task
+from .tasks import InputError, Task
 
 logger = logging.get_logger(__name__)
 
 _HUB_DATASET = "nyu-mll/glue"
 
 
-def load_splits(task: Task, data_dir: str | None, validation_fraction: float = 0.2, split_seed: int = 0) -> DatasetDict:
+def load_splits(
+    task: Task, data_dir: str | None, validation_fraction: float = 0.2, split_seed: int = 0
+) -> DatasetDict:
     """The rows of `task` as `train`, `validation` and `test`.
 
     As in the paper, `validation` is split off the official training set, by `split_seed`, and the official validation
@@ -31,10 +33,10 @@ def load_splits(task: Task, data_dir: str | None, validation_fraction: float = 0
         split_seed: the same seed always gives the same rows.
 
     Raises:
-        BadInput: the files are missing or malformed, or the Hub cannot be reached.
+        InputError: the files are missing or malformed, or the Hub cannot be reached.
     """
     if not 0 < validation_fraction < 1:
-        raise BadInput(f"validation_fraction must lie between 0 and 1, not {validation_fraction}.")
+        raise InputError(f"validation_fraction must lie between 0 and 1, not {validation_fraction}.")
     official = _load_official(task, data_dir)
     for split, expected in (("train", task.train_rows), ("validation", task.validation_rows)):
         if len(official[split]) != expected:
@@ -63,7 +65,7 @@ def _load_official(task: Task, data_dir: str | None) -> DatasetDict:
             hub = load_dataset(_HUB_DATASET, task.name)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise BadInput(
+            raise InputError(
                 f"{_HUB_DATASET} cannot be loaded ({reason}): pass the folder of the official TSV files as --data_dir."
             ) from error
         return DatasetDict(train=hub["train"], validation=hub["validation"])
@@ -84,7 +86,7 @@ def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
     """Rows of one official GLUE file, which quotes nothing: a quotation mark is a character like any other.
 
     Raises:
-        BadInput: the file is missing or empty, or a line has the wrong number of columns or an unknown label.
+        InputError: the file is missing or empty, or a line has the wrong number of columns or an unknown label.
     """
     classes = {label: index for index, label in enumerate(task.tsv_labels)}
     rows: list[dict[str, Any]] = []
@@ -95,20 +97,20 @@ def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
                 next(lines, None)
             for cells in lines:
                 if len(cells) != len(task.tsv_columns):
-                    raise BadInput(
+                    raise InputError(
                         f"{path}, line {lines.line_num}: {len(cells)} columns, expected {len(task.tsv_columns)}."
                     )
                 row = dict(zip(task.tsv_columns, cells, strict=True))
                 if row["label"] not in classes:
-                    raise BadInput(
+                    raise InputError(
                         f"{path}, line {lines.line_num}: label {row['label']!r} is none of {', '.join(classes)}."
                     )
                 text = {column: row[column] for column in task.text_columns}
                 rows.append({**text, "label": classes[row["label"]], "idx": len(rows)})
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}): --data_dir is the folder above it.") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): --data_dir is the folder above it.") from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     if not rows:
-        raise BadInput(f"{path} has no rows.")
+        raise InputError(f"{path} has no rows.")
     return rows

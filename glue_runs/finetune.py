@@ -14,7 +14,7 @@ from lbe_hf import LBETrainer, LBETrainingArguments
 from .data import load_splits, tokenize
 from .encoder import load_encoder
 from .metrics import compute_metrics_for
-from .tasks import TASKS, BadInput, get_task
+from .tasks import TASKS, InputError, get_task
 
 
 @dataclass
@@ -73,7 +73,7 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArgum
             return parser.parse_yaml_file(argv[0])
         return parser.parse_args_into_dataclasses(argv)
     except OSError as error:
-        raise BadInput(f"{argv[0]} cannot be read ({error.strerror}).") from error
+        raise InputError(f"{argv[0]} cannot be read ({error.strerror}).") from error
 
 
 def prepare(

@@ -1,7 +1,7 @@
-"""A small entailment task in the shape of RTE, generated from a grammar: no GLUE data, but real sentences to learn from.
+"""A small entailment task in the shape of RTE, generated from a grammar, for where there are no GLUE data.
 
-A premise tells who gave what to whom; the hypothesis retells it from the receiver's or the giver's side. It follows
-unless the roles are swapped (which needs syntax) or a detail is changed (which needs a word), half and half.
+A premise tells who gave what to whom, and the hypothesis retells it. Half of the hypotheses follow; the others tell of
+another event (easy to see), change a detail (which needs one word) or swap giver and receiver (which needs syntax).
 """
 
 from __future__ import annotations

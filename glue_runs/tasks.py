@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class BadInput(ValueError):
+class InputError(ValueError):
     """What the user gave cannot be run; the message is one sentence that names the remedy."""
 
 
@@ -75,8 +75,8 @@ TASKS = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name in any case; `BadInput` if there is none."""
+    """The task of that name in any case; `InputError` if there is none."""
     try:
         return TASKS[name.lower()]
     except KeyError:
-        raise BadInput(f"There is no task {name!r}: choose one of {', '.join(TASKS)}.") from None
+        raise InputError(f"There is no task {name!r}: choose one of {', '.join(TASKS)}.") from None

@@ -1,4 +1,4 @@
-"""Where the activations of a forward pass come from: the hidden states a model returns, or modules that the user names."""
+"""Where the activations of a forward pass come from: the hidden states of the model, or modules the user names."""
 
 from __future__ import annotations
 
@@ -162,7 +162,9 @@ class TargetModules:
     def collect(self, outputs: Any, inputs: Inputs) -> list[Activation]:
         captured, self._captured = self._captured, []
         if not captured:
-            raise ValueError(f"The forward pass called none of the modules {list(self._modules)} of lbe_target_modules.")
+            raise ValueError(
+                f"The forward pass called none of the modules that lbe_target_modules matches: {list(self._modules)}."
+            )
         encoder_mask, decoder_mask = padding_masks(inputs)
         return [
             Activation(name, value, decoder_mask if self._modules[name] in self._decoder else encoder_mask)
@@ -175,7 +177,7 @@ class TargetModules:
 
 def base_model(model: nn.Module) -> nn.Module:
     """The Transformers model inside a PEFT model; any other model as it is."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator, no-any-return]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def select(activations: Sequence[Activation], layers: Sequence[int] | None) -> list[Activation]:

@@ -93,7 +93,7 @@ def measure_entropies(
         key = (id(mask), rows, positions)
         if key not in plans:
             plans[key] = _Plan.of(rows, positions, mask, samples, x.device)
-        entropy = _BatchEntropy.apply(units, plans[key])
+        entropy: Tensor = _BatchEntropy.apply(units, plans[key])  # type: ignore[no-untyped-call]
         _run_backward_beside(entropy, units)
         entropies.append(entropy)
         measured.append(plans[key].measured)
@@ -114,13 +114,13 @@ def _as_units(x: Tensor, samples: Samples) -> Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which entries of `(rows, positions, features)` activations are samples of the same unit, and what each weighs."""
+    """Which entries of `(rows, positions, features)` activations are samples of one unit, and what the unit weighs."""
 
     pad: Tensor | None  # (rows, positions, 1), True where there is no token
     first: Tensor | None  # (positions,), a real row of each position; None: the first row
     rows: Tensor  # (positions, 1), real rows at each position
     count: Tensor  # (positions, 1) or (1, 1), samples of each unit
-    weight: Tensor  # like count: the unit's share in the mean over positions; sums to 1, or to 0 if nothing is measured
+    weight: Tensor  # like count, a unit's share in the mean; sums to 1, or to 0 where no unit has two samples
     measured: Tensor  # (), whether any unit has two samples
     pool_positions: bool
 
@@ -173,7 +173,7 @@ class _BatchEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         x, mean, mean_rest, slope = ctx.saved_tensors
         slope = slope * grad_output
         grad = torch.empty_like(x)

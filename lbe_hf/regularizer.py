@@ -1,4 +1,4 @@
-"""The penalty that steers each layer's batch entropy to a learnable target (Peer et al., TMLR 2022, arXiv 2208.01134)."""
+"""The penalty that steers each layer's batch entropy to a learnable target (Peer et al., TMLR 2022)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class LBERegularizer(nn.Module):
     """Layerwise batch-entropy penalty with one learnable target a layer.
 
-    `target_l = max(|alpha_l|, alpha_min)` and `penalty = mean over layers of beta * (H_l - target_l)^2`; a training loop
-    multiplies its task loss: `loss = task_loss * (1 + regularizer(entropies))`. Entropies, targets and alpha are in
-    nats, the penalty has no unit.
+    `target_l = max(|alpha_l|, alpha_min)` and `penalty = mean over layers of beta * (H_l - target_l)^2`, as in the
+    authors' code for arXiv 2208.01134; a training loop multiplies its task loss with it:
+    `loss = task_loss * (1 + regularizer(entropies))`. Entropies and targets are in nats, the penalty has no unit.
 
     Args:
         num_layers: number of entropies that `forward` will be given, L >= 1.

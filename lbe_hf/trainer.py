@@ -55,7 +55,7 @@ class LBETrainerMixin(_Base):
         super().__init__(*args, **kwargs)
         # Trainer takes any forward with **kwargs for one that normalizes its loss by `num_items_in_batch`, and then
         # no longer divides by the accumulation steps. Most classification heads ignore that argument.
-        model = base_model(self.model)
+        model = base_model(self._lbe_model)
         if not hasattr(model, "accepts_loss_kwargs") and not _normalizes_by_items(model):
             self.model_accepts_loss_kwargs = False
         self._lbe_warned: set[str] = set()
@@ -72,12 +72,17 @@ class LBETrainerMixin(_Base):
             if settings.lbe_beta > 0:
                 self._lbe_check_batches()
             targets = settings.lbe_target_modules
-            self._lbe_source = HiddenStates(self.model) if targets is None else TargetModules(self.model, targets)
+            model = self._lbe_model
+            self._lbe_source = HiddenStates(model) if targets is None else TargetModules(model, targets)
             expected = self._lbe_source.expected
         if expected is not None:
             check_layers(settings.lbe_layers, expected)
         # A model that does not say how many layers it has shows it with its first batch.
         self._lbe_make_targets(len(settings.lbe_layers) if settings.lbe_layers is not None else expected or 1)
+
+    @property
+    def _lbe_model(self) -> nn.Module:
+        return self.model  # type: ignore[return-value]  # None only while Trainer is being constructed
 
     def _lbe_check_batches(self) -> None:
         if self.args.n_gpu > 1:
@@ -106,7 +111,7 @@ class LBETrainerMixin(_Base):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: Inputs,
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
@@ -132,7 +137,7 @@ class LBETrainerMixin(_Base):
         return (loss, source.restore(outputs)) if return_outputs else loss
 
     def _lbe_is_single_row(self, inputs: Inputs) -> bool:
-        if self._lbe_settings.lbe_samples != "sequence" or find_batch_size(inputs) != 1:
+        if self._lbe_settings.lbe_samples != "sequence" or find_batch_size(inputs) != 1:  # type: ignore[no-untyped-call]
             return False
         self._lbe_warn_once(_UNMEASURED)
         return True

@@ -56,7 +56,8 @@ class LBEArguments:
         default=None,
         metadata={"help": "Constant learning rate of the targets. Default: follow the model's schedule."},
     )
-    lbe_target_modules: None | str | list[str] = field(
+    # HfArgumentParser reads the first type after None from the command line.
+    lbe_target_modules: None | str | list[str] = field(  # noqa: RUF036
         default=None,
         metadata={
             "help": "Modules whose outputs are regularized: a regular expression matched against the whole module "
@@ -67,7 +68,7 @@ class LBEArguments:
         default=None,
         metadata={"help": "Indices of the captured activations that count; negative from the end. Default: all."},
     )
-    lbe_samples: str = field(
+    lbe_samples: Samples = field(
         default="sequence",
         metadata={"help": "What the variance runs over: 'sequence', the rows; 'token', all real tokens of the batch."},
     )
@@ -85,8 +86,9 @@ class LBEArguments:
             except json.JSONDecodeError as error:
                 raise ValueError(f"lbe_target_modules is not valid JSON: {error}.") from None
         self.check_lbe()
-        if hasattr(super(), "__post_init__"):
-            super().__post_init__()
+        other = getattr(super(), "__post_init__", None)  # of the arguments class this one is combined with
+        if other is not None:
+            other()
 
     def check_lbe(self) -> None:
         """Raise a ValueError that names the first setting outside its range."""

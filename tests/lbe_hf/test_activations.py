@@ -82,9 +82,14 @@ def test_no_match_names_the_nearest_modules() -> None:
 def test_hooks_exist_only_while_listening() -> None:
     model, inputs = bert(), batch(token_rows(4))
     source = TargetModules(model, ["output.dense"])
-    with pytest.raises(RuntimeError, match="interrupted"), source.listen(inputs):
-        assert sum(len(module._forward_hooks) for module in model.modules()) == 6
-        raise RuntimeError("interrupted")
+
+    def interrupted() -> None:
+        with source.listen(inputs):
+            assert sum(len(module._forward_hooks) for module in model.modules()) == 6
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -191,7 +196,7 @@ def test_models_without_hidden_states() -> None:
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **{**kwargs, "output_hidden_states": False})
 
-    with pytest.raises(ValueError, match="takes no output_hidden_states: .* lbe_target_modules"):
+    with pytest.raises(ValueError, match=r"takes no output_hidden_states: .* lbe_target_modules"):
         HiddenStates(Plain())
     model, inputs = Silent(bert().config), batch(token_rows(4))
     source = HiddenStates(model)

@@ -194,7 +194,7 @@ def test_one_row_batches_of_tokens(make_trainer: Make) -> None:
 
 def test_data_parallel_is_refused(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
-    with pytest.raises(ValueError, match="DataParallel.*accelerate launch"):
+    with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
         make_trainer(LBETrainer, bert(), token_rows(8))
 
 
@@ -204,7 +204,7 @@ def test_model_without_hidden_states(make_trainer: Make) -> None:
             return super().forward(*args, **{**kwargs, "output_hidden_states": False})
 
     trainer = make_trainer(LBETrainer, Silent(bert().config), token_rows(8), remove_unused_columns=False)
-    with pytest.raises(ValueError, match="returned no hidden states.*lbe_target_modules"):
+    with pytest.raises(ValueError, match=r"returned no hidden states.*lbe_target_modules"):
         trainer.train()
 
 
