@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from datasets import DatasetDict
 from transformers import DataCollatorWithPadding, HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 
@@ -47,7 +49,7 @@ class DataArguments:
 class FinetuneArguments(LBETrainingArguments):
     """`LBETrainingArguments` with the paper's values as defaults."""
 
-    output_dir: str | None = field(default="out", metadata={"help": "Folder for checkpoints, model and metrics."})
+    output_dir: str = field(default="out", metadata={"help": "Folder for checkpoints, model and metrics."})
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate; the paper: 1e-5, 3e-5, 5e-5."})
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training set."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a device and micro-batch."})
@@ -55,6 +57,9 @@ class FinetuneArguments(LBETrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint to resume from."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints that are kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
+    )
 
 
 class _Parser(HfArgumentParser):
@@ -85,6 +90,12 @@ def prepare(
         ValueError: something in the arguments or the data cannot be run.
     """
     task = get_task(data_args.task_name)
+    if args.resume_from_checkpoint == "last":
+        args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+        if args.resume_from_checkpoint is None:
+            raise InputError(f"{args.output_dir} has no checkpoint: start without --resume_from_checkpoint.")
+    elif args.resume_from_checkpoint is not None and not os.path.isdir(args.resume_from_checkpoint):
+        raise InputError(f"{args.resume_from_checkpoint} is not a checkpoint folder.")
     set_seed(args.seed)  # the classification head is drawn here
     with args.main_process_first(desc="tokenization"):
         splits = load_splits(task, data_args.data_dir, data_args.validation_fraction, data_args.split_seed)
@@ -104,8 +115,7 @@ def prepare(
 
 def run(trainer: LBETrainer, splits: DatasetDict) -> dict[str, float]:
     """Train, save the model, and evaluate it on the validation and the test rows."""
-    resume = trainer.args.resume_from_checkpoint
-    trained = trainer.train(resume_from_checkpoint=True if resume in ("last", "true", "True") else resume)
+    trained = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model()
     trainer.save_state()
     metrics = {"train_runtime": trained.metrics["train_runtime"]}

@@ -18,6 +18,7 @@ from tiny import (
     token_rows,
 )
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from lbe_hf import LBESeq2SeqTrainer, LBESeq2SeqTrainingArguments, LBETrainer
@@ -30,6 +31,13 @@ def summed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) ->
     """A `compute_loss_func` that normalizes by the items of the accumulated batch, as Trainer asks it to."""
     loss = nn.functional.cross_entropy(outputs.logits, labels, reduction="sum")
     return loss / num_items_in_batch
+
+
+class InOrder(LBETrainer):
+    """Takes the rows in the order they have, so that a test knows what is in each micro-batch."""
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
 
 # ---- Gradient accumulation -----------------------------------------------------------------------------------------
@@ -83,8 +91,8 @@ def test_which_losses_are_normalized_by_items() -> None:
 def test_targets_get_the_gradient_of_the_formula_under_accumulation_and_clipping(make_trainer: Make) -> None:
     rows, model = token_rows(16), bert()
     trainer = make_trainer(
-        LBETrainer, model, rows, lbe_beta=0.7, lbe_alpha=0.3, gradient_accumulation_steps=4, max_steps=1,
-        max_grad_norm=1e-4, train_sampling_strategy="sequential",
+        InOrder, model, rows, lbe_beta=0.7, lbe_alpha=0.3, gradient_accumulation_steps=4, max_steps=1,
+        max_grad_norm=1e-4,
     )  # fmt: skip
     expected = torch.zeros(4, dtype=torch.float64)
     for start in range(0, 16, 4):
@@ -115,8 +123,7 @@ def test_lbe_gradient_under_accumulation_is_the_mean_over_micro_batches(make_tra
     (tiny.reference_loss(model, batch(rows[4:]), alpha, beta=2.0)[0] / 2).backward()
     expected = tiny.gradients(model)
     trainer = make_trainer(
-        LBETrainer, bert(), rows, lbe_beta=2.0, gradient_accumulation_steps=2, max_steps=1, max_grad_norm=0.0,
-        train_sampling_strategy="sequential",
+        InOrder, bert(), rows, lbe_beta=2.0, gradient_accumulation_steps=2, max_steps=1, max_grad_norm=0.0,
     )  # fmt: skip
     assert_same(gradients_of_first_step(trainer), expected, rtol=1e-4, atol=1e-7)
 

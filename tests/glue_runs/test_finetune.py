@@ -1,0 +1,115 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from glue_runs.finetune import main, parse
+from lbe_hf.trainer import TARGETS_NAME
+
+RUN = (
+    "--task_name demo_rte --model_name_or_path minilm --max_steps 2 --per_device_train_batch_size 4 --use_cpu".split()
+)
+
+
+def test_paper_values_are_the_defaults() -> None:
+    model_args, data_args, args = parse(["--task_name", "rte"])
+    assert model_args.model_name_or_path == "google-bert/bert-base-uncased"
+    assert (data_args.max_length, data_args.validation_fraction) == (128, 0.2)
+    assert (args.per_device_train_batch_size, args.num_train_epochs, args.learning_rate) == (32, 5, 3e-5)
+    assert (args.lr_scheduler_type, args.warmup_steps, args.weight_decay) == ("linear", 0, 0)
+    assert (args.lbe_beta, args.lbe_alpha, args.lbe_alpha_min) == (0.01, 0.5, 0.2)
+
+
+def test_run_trains_evaluates_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert main([*RUN, "--output_dir", str(output), "--lbe_beta", "0.05", "--disable_tqdm", "true"]) == 0
+    printed = capsys.readouterr().out
+    metrics = json.loads((output / "all_results.json").read_text())
+    for split, rows in (("validation", 160), ("test", 200)):
+        assert f"accuracy {metrics[f'{split}_accuracy']:.4f}" in printed
+        # Every example is counted: the accuracy is a whole number of rows.
+        assert metrics[f"{split}_accuracy"] * rows == pytest.approx(round(metrics[f"{split}_accuracy"] * rows))
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert model.config.id2label[1] == "not_entailment"
+    assert (output / "checkpoint-2" / TARGETS_NAME).is_file()
+
+
+def test_arguments_from_a_file(tmp_path: Path) -> None:
+    content = {"task_name": "rte", "lbe_beta": 0.02, "lbe_layers": [1, -1]}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    (tmp_path / "run.yaml").write_text("task_name: rte\nlbe_beta: 0.02\nlbe_layers: [1, -1]\n")
+    for name in ("run.json", "run.yaml"):
+        _, data_args, args = parse([str(tmp_path / name)])
+        assert (data_args.task_name, args.lbe_beta, args.lbe_layers) == ("rte", 0.02, [1, -1])
+
+
+def test_resumed_from_the_last_checkpoint(tmp_path: Path) -> None:
+    arguments = [*RUN, "--output_dir", str(tmp_path), "--save_strategy", "steps", "--save_steps", "1"]
+    arguments += ["--save_total_limit", "2"]
+    assert main(arguments) == 0
+    whole = json.loads((tmp_path / "all_results.json").read_text())
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    assert main([*arguments, "--resume_from_checkpoint", "last"]) == 0
+    resumed = json.loads((tmp_path / "all_results.json").read_text())
+    assert resumed["test_loss"] == whole["test_loss"]
+
+
+RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task_name", "nope"], "There is no task 'nope'"),
+        (["--task_name", "rte", "--data_dir", "/nowhere"], "/nowhere/RTE/train.tsv cannot be read"),
+        (["--task_name", "rte", "--data_dir", "{folder}"], "line 3: 2 columns, expected 4"),
+        (["--task_name", "demo_rte", "--model_name_or_path", "nobody/nothing"], "'nobody/nothing' cannot be loaded"),
+        (["--task_name", "demo_rte", "--lbe_beta", "-1"], "lbe_beta must be zero or positive"),
+        (["--task_name", "demo_rte", "--lbe_beta", "much"], "invalid float value: 'much'"),
+        (["--task_name", "demo_rte", "--lbe_samples", "row"], "invalid choice: 'row'"),
+        (["--task_name", "demo_rte", "--lbe_betta", "1"], "--lbe_betta"),
+        ([*RUN, "--lbe_layers", "7"], "names layer 7, but there are 7 activations"),
+        ([*RUN, "--lbe_target_modules", "poler"], "nearest names are"),
+        ([*RUN, "--resume_from_checkpoint", "last"], "out has no checkpoint"),
+        ([*RUN, "--resume_from_checkpoint", "/nowhere"], "/nowhere is not a checkpoint folder"),
+        (["missing.json"], "missing.json cannot be read"),
+        (["{folder}/broken.json"], "Expecting"),
+        (["{folder}/unknown.yaml"], "lbe_betta"),
+        ([], "--task_name"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "RTE").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "RTE" / f"{name}.tsv").write_text(RTE + "1\tragged\n")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "unknown.yaml").write_text("task_name: rte\nlbe_betta: 1\n")
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    if "--output_dir" not in arguments and arguments and arguments[0].startswith("--"):
+        arguments += ["--output_dir", str(tmp_path / "out")]
+    try:
+        code: Any = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+def test_as_programs(tmp_path: Path) -> None:
+    plain = [sys.executable, "-m", "glue_runs.finetune"]
+    launched = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
+    for index, program in enumerate((plain, [*launched, "glue_runs.finetune"])):
+        arguments = [*RUN, "--output_dir", str(tmp_path / str(index))]
+        ended = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert "2/2" in ended.stderr  # the progress bar
+        assert "test: loss" in ended.stdout
