@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from tiny import assert_same, bert, token_rows
@@ -95,7 +96,7 @@ LBETrainer(tiny.bert(dropout=True), args=arguments, train_dataset=tiny.token_row
 def test_killed_run_ends_bit_for_bit_as_one_left_alone(make_trainer: Make, tmp_path: Path) -> None:
     whole = make_trainer(LBETrainer, bert(dropout=True), token_rows(18), **SETTINGS)
     whole.train()
-    output, tests = str(tmp_path / "killed"), str(Path(__file__).parents[1])
+    output, tests = str(tmp_path / "killed"), str(Path(tiny.__file__).parent)
     script = _KILLED.format(tests=tests, output=output, settings=SETTINGS)
     assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == -9
     resumed = make_trainer(LBETrainer, bert(dropout=True), token_rows(18), output_dir=output, **SETTINGS)

@@ -1,0 +1,159 @@
+"""What a training step costs with `LBETrainer`, beside `Trainer` and a straightforward implementation of the paper.
+
+    python benchmarks/overhead.py                          # both models in float32 and bfloat16, as in the README
+    python benchmarks/overhead.py --models minilm --precisions fp32 --steps 30
+
+Times are taken in one process, the trainers taking turns at every step on the same batch; a ratio is the median of the
+ratios step by step. Memory is the peak of a fresh process for each trainer, less what it held before the model was
+built; on a GPU it is the peak that PyTorch allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, Trainer
+from transformers.utils import logging
+
+from glue_runs.encoder import load_encoder
+from glue_runs.tasks import TASKS
+from lbe_hf import LBETrainer, LBETrainingArguments
+
+ROWS, LENGTH = 32, 128
+
+
+class PlainTrainer(Trainer):
+    """The definition as one would write it down: `torch.std` of each layer's flattened hidden states."""
+
+    alpha = 0.5
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Tensor:
+        loss, outputs = super().compute_loss(
+            model, {**inputs, "output_hidden_states": True}, return_outputs=True, **kwargs
+        )
+        penalty = torch.zeros((), device=loss.device)
+        for state in outputs.hidden_states:
+            std = torch.std(state.flatten(1), dim=0)
+            entropy = torch.mean(0.5 * torch.log(math.pi * math.e * std**2 + 1))
+            penalty = penalty + self.args.lbe_beta * (entropy - self.alpha) ** 2 / len(outputs.hidden_states)
+        return loss * (1 + penalty)
+
+
+TRAINERS: dict[str, type[Trainer]] = {"Trainer": Trainer, "LBETrainer": LBETrainer, "torch.std": PlainTrainer}
+
+
+def build(model: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return (
+        load_encoder("minilm", TASKS["rte"])[0] if model == "minilm" else BertForSequenceClassification(BertConfig())
+    )
+
+
+def stepper(kind: str, model: str, precision: str) -> Callable[[], None]:
+    """One training step of that trainer, as `Trainer.train` makes it, on the same batch each time."""
+    arguments = LBETrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=ROWS,
+        bf16=precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        report_to="none",
+    )
+    trainer = TRAINERS[kind](build(model), args=arguments)
+    trainer.create_optimizer_and_scheduler(num_training_steps=1000)
+    wrapped, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    trainer.current_gradient_accumulation_steps = 1
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "input_ids": torch.randint(1000, 30000, (ROWS, LENGTH), generator=generator),
+        "attention_mask": torch.ones(ROWS, LENGTH, dtype=torch.long),
+        "labels": torch.randint(0, 2, (ROWS,), generator=generator),
+    }
+
+    def step() -> None:
+        trainer.training_step(wrapped, dict(batch))
+        trainer.accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
+        optimizer.step()
+        wrapped.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return step
+
+
+def seconds(model: str, precision: str, steps: int) -> dict[str, list[float]]:
+    steppers = {kind: stepper(kind, model, precision) for kind in TRAINERS}
+    times: dict[str, list[float]] = {kind: [] for kind in TRAINERS}
+    kinds = list(TRAINERS)
+    for index in tqdm(range(-2, steps), desc=f"{model} {precision}"):
+        for kind in kinds[index % 3 :] + kinds[: index % 3]:
+            start = time.perf_counter()
+            steppers[kind]()
+            if index >= 0:  # two steps to warm up
+                times[kind].append(time.perf_counter() - start)
+    return times
+
+
+def peak_mebibytes(kind: str, model: str, precision: str) -> float:
+    """Peak memory of three steps; call it in a process of its own."""
+    before = psutil.Process().memory_info().rss
+    step = stepper(kind, model, precision)
+    for _ in range(3):
+        step()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+
+
+def measure_peak(kind: str, model: str, precision: str) -> float:
+    # With a fixed threshold the allocator gives freed tensors back, so that the peak is that of what is in use.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, "--peak", kind, "--models", model, "--precisions", precision]
+    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=["minilm", "bert-base"], default=["minilm", "bert-base"])
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--steps", type=int, default=30, help="counted steps of each trainer")
+    parser.add_argument("--peak", choices=list(TRAINERS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if options.peak:
+        print(peak_mebibytes(options.peak, options.models[0], options.precisions[0]))
+        return
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{ROWS} x {LENGTH} tokens, {device}, torch {torch.__version__}, {options.steps} steps each")
+    print("| model | precision | trainer | s/step | time ratio | peak MiB | memory ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for model in options.models:
+        for precision in options.precisions:
+            times = seconds(model, precision, options.steps)
+            peaks = {kind: measure_peak(kind, model, precision) for kind in TRAINERS}
+            for kind in TRAINERS:
+                ratio = statistics.median(a / b for a, b in zip(times[kind], times["Trainer"], strict=True))
+                print(
+                    f"| {model} | {precision} | {kind} | {statistics.median(times[kind]):.3f} | {ratio:.3f} "
+                    f"| {peaks[kind]:.0f} | {peaks[kind] / peaks['Trainer']:.3f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
