@@ -46,7 +46,14 @@ def load_splits(
 
 
 def tokenize(splits: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
-    """Token ids of every row, cut at `max_length` tokens and not padded: batches are padded to their longest row."""
+    """Token ids of every row, cut at `max_length` tokens and not padded: batches are padded to their longest row.
+
+    Raises:
+        InputError: `max_length` is too small for a row, or too large for the encoder.
+    """
+    longest = min(tokenizer.model_max_length, 10_000)  # where the tokenizer knows no limit, it says 1e30
+    if not 8 <= max_length <= longest:
+        raise InputError(f"max_length must lie between 8 and {longest} tokens, not {max_length}.")
 
     def encode(rows: dict[str, list[str]]) -> Any:
         return tokenizer(*(rows[column] for column in task.text_columns), truncation=True, max_length=max_length)

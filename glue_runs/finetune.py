@@ -4,81 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
-from typing import NoReturn
 
 from datasets import DatasetDict
-from transformers import DataCollatorWithPadding, HfArgumentParser, set_seed
+from transformers import DataCollatorWithPadding, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from lbe_hf import LBETrainer, LBETrainingArguments
+from lbe_hf import LBETrainer
 
+from .arguments import DataArguments, FinetuneArguments, ModelArguments, parse
 from .data import load_splits, tokenize
 from .encoder import load_encoder
 from .metrics import compute_metrics_for
-from .tasks import TASKS, InputError, get_task
-
-
-@dataclass
-class ModelArguments:
-    """Which encoder."""
-
-    model_name_or_path: str = field(
-        default="google-bert/bert-base-uncased",
-        metadata={"help": "Name on the Hub or local path; 'minilm' is the encoder of the [demo] extra."},
-    )
-
-
-@dataclass
-class DataArguments:
-    """Which rows, and how long."""
-
-    task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}; demo_rte is generated."})
-    data_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder with the official files, as in RTE/train.tsv. Default: nyu-mll/glue on the Hub."},
-    )
-    max_length: int = field(default=128, metadata={"help": "Tokens at which a row is cut."})
-    validation_fraction: float = field(
-        default=0.2, metadata={"help": "Share of the training set that is split off for validation."}
-    )
-    split_seed: int = field(default=0, metadata={"help": "Seed of that split; the runs of one study share it."})
-
-
-@dataclass
-class FinetuneArguments(LBETrainingArguments):
-    """`LBETrainingArguments` with the paper's values as defaults."""
-
-    output_dir: str = field(default="out", metadata={"help": "Folder for checkpoints, model and metrics."})
-    learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate; the paper: 1e-5, 3e-5, 5e-5."})
-    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training set."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a device and micro-batch."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a device in evaluation."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint to resume from."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints that are kept."})
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
-    )
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, where argparse would print the usage of some 150 arguments before it."""
-        self.exit(2, f"error: {message} (see --help)\n")
-
-
-def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
-    """Arguments from the command line, or from one JSON or YAML file whose path is the only argument."""
-    parser = _Parser((ModelArguments, DataArguments, FinetuneArguments), prog="python -m glue_runs.finetune")
-    try:
-        if len(argv) == 1 and argv[0].endswith(".json"):
-            return parser.parse_json_file(argv[0])
-        if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-            return parser.parse_yaml_file(argv[0])
-        return parser.parse_args_into_dataclasses(argv)
-    except OSError as error:
-        raise InputError(f"{argv[0]} cannot be read ({error.strerror}).") from error
+from .tasks import InputError, get_task
 
 
 def prepare(

@@ -6,11 +6,13 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+from .entropy import Samples
 
 Inputs = Mapping[str, Any]
 
@@ -28,6 +30,11 @@ class Activation:
         """Whether the second dimension is that of the mask: a pooled `(B, D)` output has no positions to mask."""
         return self.mask is not None and self.value.dim() > 2 and self.value.shape[:2] == self.mask.shape
 
+    def most_samples(self, samples: Samples) -> int:
+        """How many samples a unit has where nothing is padding."""
+        positions = self.value.shape[1] if samples == "token" and self.value.dim() > 2 else 1
+        return self.value.shape[0] * positions
+
 
 class ActivationSource(Protocol):
     """Takes activations from the forward passes made inside `listen`."""
@@ -36,7 +43,7 @@ class ActivationSource(Protocol):
     def expected(self) -> int | None:
         """How many activations a forward pass will give, where that is known before the first one."""
 
-    def listen(self, inputs: Inputs) -> Any:
+    def listen(self, inputs: Inputs) -> AbstractContextManager[dict[str, Any]]:
         """Context manager around one forward pass; gives the inputs to call the model with."""
 
     def collect(self, outputs: Any, inputs: Inputs) -> list[Activation]:

@@ -79,7 +79,7 @@ def measure_entropies(
         raise ValueError("Batch entropy needs the activations of at least one layer.")
     if samples not in get_args(Samples):
         raise ValueError(f"samples must be one of {get_args(Samples)}, not {samples!r}.")
-    plans: dict[tuple[int, int, int], _Plan] = {}
+    plans: dict[tuple[int, int, int, torch.device], _Plan] = {}
     entropies, measured = [], []
     for x, mask in zip(activations, attention_masks, strict=True):
         units = _as_units(x, samples)
@@ -90,11 +90,11 @@ def measure_entropies(
                 "the mask must be (B, T) for activations (B, T, ...)."
             )
         # Layers of one model nearly always share the mask: what it implies is worked out once.
-        key = (id(mask), rows, positions)
+        key = (id(mask), rows, positions, x.device)
         if key not in plans:
             plans[key] = _Plan.of(rows, positions, mask, samples, x.device)
         entropy: Tensor = _BatchEntropy.apply(units, plans[key])  # type: ignore[no-untyped-call]
-        _run_backward_beside(entropy, units)
+        _run_backward_beside(entropy, x)
         entropies.append(entropy)
         measured.append(plans[key].measured)
     device = entropies[0].device

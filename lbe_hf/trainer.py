@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
-from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 
-from .activations import ActivationSource, HiddenStates, Inputs, TargetModules, base_model, check_layers, select
+from .activations import Activation, ActivationSource, HiddenStates, TargetModules, base_model, check_layers, select
 from .entropy import measure_entropies
 from .monitor import EntropyMonitor
 from .regularizer import LBERegularizer
@@ -69,14 +68,12 @@ class LBETrainerMixin(_Base):
         self._lbe_source: ActivationSource | None = None
         expected = None
         if settings.lbe_beta > 0 or settings.lbe_log_entropy:
-            if settings.lbe_beta > 0:
-                self._lbe_check_batches()
-            targets = settings.lbe_target_modules
-            model = self._lbe_model
+            self._lbe_check_batches()
+            model, targets = self._lbe_model, settings.lbe_target_modules
             self._lbe_source = HiddenStates(model) if targets is None else TargetModules(model, targets)
             expected = self._lbe_source.expected
-        if expected is not None:
-            check_layers(settings.lbe_layers, expected)
+            if expected is not None:
+                check_layers(settings.lbe_layers, expected)
         # A model that does not say how many layers it has shows it with its first batch.
         self._lbe_make_targets(len(settings.lbe_layers) if settings.lbe_layers is not None else expected or 1)
 
@@ -117,7 +114,7 @@ class LBETrainerMixin(_Base):
     ) -> Any:
         """The trainer's loss; in training times `1 + penalty`. Arguments and result as in `Trainer.compute_loss`."""
         source = self._lbe_source if model.training else None
-        if source is None or self._lbe_is_single_row(inputs):
+        if source is None:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
@@ -127,7 +124,7 @@ class LBETrainerMixin(_Base):
             )
         entropies, measured = self._lbe_measure(source, outputs, inputs)
         if self.lbe.beta > 0:
-            # A padded batch in which no position has two samples is only seen as such on the device.
+            # Whether a padded batch has two samples anywhere is only known on the device.
             penalty = self.lbe(entropies) * measured
             loss = task_loss * (1 + penalty)
         else:
@@ -136,44 +133,47 @@ class LBETrainerMixin(_Base):
         self._lbe_measured = (penalty.detach(), entropies.detach(), measured)
         return (loss, source.restore(outputs)) if return_outputs else loss
 
-    def _lbe_is_single_row(self, inputs: Inputs) -> bool:
-        if self._lbe_settings.lbe_samples != "sequence" or find_batch_size(inputs) != 1:  # type: ignore[no-untyped-call]
-            return False
-        self._lbe_warn_once(_UNMEASURED)
-        return True
-
-    def _lbe_measure(self, source: ActivationSource, outputs: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def _lbe_measure(self, source: ActivationSource, outputs: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         settings = self._lbe_settings
         activations = select(source.collect(outputs, inputs), settings.lbe_layers)
-        self._lbe_names = [activation.name for activation in activations]
-        masks: list[Tensor | None] = [None] * len(activations)
-        if settings.lbe_ignore_padding:
-            masks = [activation.mask if activation.mask_fits else None for activation in activations]
-            misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
-            if misfits:
-                self._lbe_warn_once(
-                    "The padding mask does not have the length of these activations, whose padding is therefore "
-                    f"measured too: {', '.join(misfits)}."
-                )
-        if settings.lbe_beta > 0 and torch.is_grad_enabled():
-            constant = [activation.name for activation in activations if not activation.value.requires_grad]
-            if constant:
-                self._lbe_warn_once(
-                    "The penalty cannot train these layers, which have no gradient (frozen, or inside reentrant "
-                    f"checkpointing, which use_reentrant=False cures): {', '.join(constant)}."
-                )
-        with torch.set_grad_enabled(settings.lbe_beta > 0 and torch.is_grad_enabled()):
-            entropies, measured = measure_entropies(
-                [activation.value for activation in activations], masks, settings.lbe_samples
-            )
-        if len(entropies) != len(self.lbe.alpha):
+        self._lbe_check_activations(activations)
+        if len(activations) != len(self.lbe.alpha):
             if self._lbe_optimizer.state:
                 raise ValueError(
-                    f"{len(self.lbe.alpha)} layers have targets, but this batch gave {len(entropies)} activations: "
-                    "name modules that every forward pass calls equally often with lbe_target_modules."
+                    f"{len(self.lbe.alpha)} layers have targets, but this batch gave {len(activations)} activations: "
+                    "every forward pass must call the same modules, and a resumed run must name the layers that its "
+                    "checkpoint was made with (lbe_target_modules, lbe_layers)."
                 )
-            self._lbe_make_targets(len(entropies))
+            self._lbe_make_targets(len(activations))
+        self._lbe_names = [activation.name for activation in activations]
+        masks = [a.mask if a.mask_fits and settings.lbe_ignore_padding else None for a in activations]
+        with torch.set_grad_enabled(settings.lbe_beta > 0 and torch.is_grad_enabled()):
+            entropies, measured = measure_entropies([a.value for a in activations], masks, settings.lbe_samples)
         return entropies.to(self.lbe.alpha.device), measured.all().to(self.lbe.alpha.device)
+
+    def _lbe_check_activations(self, activations: list[Activation]) -> None:
+        """Say what keeps the penalty from doing what the user expects of it."""
+        settings = self._lbe_settings
+        single = [a.name for a in activations if a.most_samples(settings.lbe_samples) < 2]
+        if single:
+            if len(single) < len(activations):
+                raise ValueError(
+                    f"These modules have one sample in a batch of several: {', '.join(single)}. Leave them out of "
+                    "lbe_target_modules, or choose layers with lbe_layers."
+                )
+            self._lbe_warn_once(_UNMEASURED)
+        misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
+        if misfits and settings.lbe_ignore_padding:
+            self._lbe_warn_once(
+                "The padding mask does not have the length of these activations, whose padding is therefore "
+                f"measured too: {', '.join(misfits)}."
+            )
+        constant = [a.name for a in activations if not a.value.requires_grad]
+        if constant and settings.lbe_beta > 0 and torch.is_grad_enabled():
+            self._lbe_warn_once(
+                "The penalty cannot train these layers, which have no gradient (frozen, or inside reentrant "
+                f"checkpointing, which use_reentrant=False cures): {', '.join(constant)}."
+            )
 
     def _lbe_warn_once(self, message: str) -> None:
         if message not in self._lbe_warned:
@@ -273,11 +273,6 @@ class LBETrainerMixin(_Base):
         state = load_file(path)
         alpha = state.pop("alpha")
         if alpha.shape != self.lbe.alpha.shape:
-            if self._lbe_source is None or self._lbe_source.expected is not None:
-                raise ValueError(
-                    f"{path} holds {len(alpha)} targets, but this run has {len(self.lbe.alpha)} layers: resume with "
-                    "the lbe_target_modules and lbe_layers that the checkpoint was made with."
-                )
             self._lbe_make_targets(len(alpha))
         with torch.no_grad():
             self.lbe.alpha.copy_(alpha)

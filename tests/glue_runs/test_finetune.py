@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from glue_runs.finetune import main, parse
+from glue_runs.arguments import parse
+from glue_runs.finetune import main
 from lbe_hf.trainer import TARGETS_NAME
 
 RUN = (
@@ -77,9 +78,13 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         ([*RUN, "--lbe_target_modules", "poler"], "nearest names are"),
         ([*RUN, "--resume_from_checkpoint", "last"], "out has no checkpoint"),
         ([*RUN, "--resume_from_checkpoint", "/nowhere"], "/nowhere is not a checkpoint folder"),
-        (["missing.json"], "missing.json cannot be read"),
-        (["{folder}/broken.json"], "Expecting"),
+        ([*RUN, "--max_length", "600"], "max_length must lie between 8 and 512"),
+        (["missing.json"], "missing.json cannot be used: [Errno 2] No such file"),
+        (["{folder}/broken.json"], "broken.json cannot be used"),
         (["{folder}/unknown.yaml"], "lbe_betta"),
+        (["{folder}/types.yaml"], "types.yaml cannot be used"),
+        (["{folder}/incomplete.yaml"], "task_name"),
+        (["rte"], "rte cannot be used"),
         ([], "--task_name"),
     ],
 )
@@ -90,6 +95,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     for name in ("train", "dev"):
         (tmp_path / "RTE" / f"{name}.tsv").write_text(RTE + "1\tragged\n")
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "types.yaml").write_text("task_name: rte\nlbe_beta: much\n")
+    (tmp_path / "incomplete.yaml").write_text("lbe_beta: 0.1\n")
     (tmp_path / "unknown.yaml").write_text("task_name: rte\nlbe_betta: 1\n")
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
     if "--output_dir" not in arguments and arguments and arguments[0].startswith("--"):

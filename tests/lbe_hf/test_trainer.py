@@ -300,6 +300,13 @@ def test_a_layer_that_lets_nothing_through_is_named_once(make_trainer: Make, war
     assert "hidden_states[1]" not in text
 
 
+def test_module_without_rows_is_refused(make_trainer: Make) -> None:
+    targets = ["position_embeddings", "pooler"]  # positions are looked up once for all rows
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8), lbe_target_modules=targets)
+    with pytest.raises(ValueError, match=r"one sample in a batch of several: bert.embeddings.position_embeddings"):
+        trainer.train()
+
+
 def test_number_of_activations_may_not_change_on_the_way(make_trainer: Make) -> None:
     class Sometimes(nn.Module):
         def __init__(self) -> None:

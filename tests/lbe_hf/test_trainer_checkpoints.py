@@ -120,7 +120,7 @@ def test_checkpoint_without_targets_resumes_with_a_warning(
 def test_checkpoint_of_other_layers_is_refused(make_trainer: Make, tmp_path: Path) -> None:
     make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS).train()
     trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, lbe_layers=[0, -1])
-    with pytest.raises(ValueError, match="holds 4 targets, but this run has 2 layers"):
+    with pytest.raises(ValueError, match="4 layers have targets, but this batch gave 2 activations"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
 
 
