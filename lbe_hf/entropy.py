@@ -192,13 +192,14 @@ def _moments(x: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
 
     Deviations are taken from one real row of each position, which is as near the mean as the data are wide.
     """
-    _, positions, features = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    pivot = x[0].to(dtype) if plan.first is None else x[plan.first, torch.arange(positions, device=x.device)].to(dtype)
-    if plan.pad is not None:
-        pivot = pivot.masked_fill(plan.rows == 0, 0)
+    if plan.first is None:
+        pivot = x[0].to(dtype)
+    else:
+        pivot = x[plan.first, torch.arange(x.shape[1], device=x.device)].to(dtype)
+        pivot.masked_fill_(plan.rows == 0, 0)
     rows = plan.rows.clamp(min=1)
-    rest, squares = torch.empty((2, positions, features), dtype=dtype, device=x.device)
+    rest, squares = torch.empty_like(pivot), torch.empty_like(pivot)
     for block, pad in plan.blocks(x):
         part = x[:, block].to(dtype) - pivot[block]
         if pad is not None:

@@ -49,6 +49,7 @@ class LBETrainerMixin(_Base):
     """
 
     lbe: LBERegularizer
+    _lbe_measured: tuple[Tensor, Tensor, Tensor] | None = None  # penalty, entropies and validity of this micro-batch
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -184,11 +185,10 @@ class LBETrainerMixin(_Base):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As `Trainer.training_step`; steps the learnable targets where the gradients of the model are complete."""
-        nothing = torch.zeros_like(self.lbe.alpha, requires_grad=False)
-        self._lbe_measured = (nothing.sum(), nothing, torch.zeros_like(nothing[0], dtype=torch.bool))
         loss: Tensor = super().training_step(*args, **kwargs)
-        if self._lbe_source is not None:
-            self._lbe_monitor.add(loss, *self._lbe_measured)
+        measured, self._lbe_measured = self._lbe_measured, None
+        if measured is not None:
+            self._lbe_monitor.add(loss, *measured)
             if self.accelerator.sync_gradients:
                 self._lbe_monitor.end_step()
                 if self.lbe.beta > 0:
