@@ -76,13 +76,23 @@ class HiddenStates:
         self._request = {"output_hidden_states": True}
         if takes_any or "return_dict" in parameters:
             self._request["return_dict"] = True
+        config = getattr(self._model, "config", None)
+        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+            if getattr(config, name, 0):
+                raise ValueError(
+                    f"{name} drops layers of {type(self._model).__name__} at random, but every layer has a target: "
+                    f"set config.{name} to 0."
+                )
 
     @property
     def expected(self) -> int | None:
         config = getattr(self._model, "config", None)
         if config is None or not hasattr(config, "get_text_config"):
             return None
-        text = config.get_text_config()
+        try:
+            text = config.get_text_config()
+        except ValueError:  # several of them
+            return None
         layers = getattr(text, "num_hidden_layers", None)
         if not getattr(config, "is_encoder_decoder", False):
             return None if layers is None else layers + 1
@@ -123,7 +133,7 @@ class TargetModules:
     A module called several times in a forward pass gives as many activations, in the order of the calls.
 
     Args:
-        model: the model, not wrapped for distributed training.
+        model: the model, not wrapped for distributed training; of a PEFT model the one inside.
         targets: a regular expression matched against whole module names, or a list of names or dotted suffixes
             (the rules of PEFT's `target_modules`).
 
@@ -132,6 +142,7 @@ class TargetModules:
     """
 
     def __init__(self, model: nn.Module, targets: str | Sequence[str]) -> None:
+        model = base_model(model)
         modules = {name: module for name, module in model.named_modules() if name}
         self._modules = {name: module for name, module in modules.items() if _matches(name, targets)}
         if not self._modules:

@@ -212,8 +212,9 @@ def _moments(x: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     if not plan.pool_positions:
         return pivot, rest, squares
     # The deviations of all tokens from their common mean are those within a position plus those between positions.
+    # Taken from a real token, so that the deviations of constant features are exactly zero.
     share = plan.rows / plan.count.clamp(min=1)
-    pooled = (share * pivot).sum(0, keepdim=True)
+    pooled = pivot.index_select(0, (plan.rows > 0).long().argmax(0))
     between = (pivot - pooled) + rest
     pooled_rest = (share * between).sum(0, keepdim=True)
     squares = squares + plan.rows * (between - pooled_rest).square()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Seq2SeqTrainer, Trainer
+from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .activations import Activation, ActivationSource, HiddenStates, TargetModules, base_model, check_layers, select
@@ -31,7 +32,7 @@ TARGETS_NAME = "lbe_targets.safetensors"
 _SILENT_ENTROPY = 1e-3  # nats
 _UNMEASURED = (
     "A training batch has one row, or no position with two real tokens: without a variance over rows "
-    "it goes without the penalty."
+    "it goes without the penalty. lbe_samples='token' measures single rows."
 )
 
 
@@ -53,12 +54,13 @@ class LBETrainerMixin(_Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Trainer takes any forward with **kwargs for one that normalizes its loss by `num_items_in_batch`, and then
+        # Trainer takes any forward with **kwargs for one that divides its loss by `num_items_in_batch`, and then
         # no longer divides by the accumulation steps. Most classification heads ignore that argument.
-        model = base_model(self._lbe_model)
-        if not hasattr(model, "accepts_loss_kwargs") and not _normalizes_by_items(model):
+        model = base_model(getattr(self._lbe_model, "_orig_mod", self._lbe_model))
+        if not hasattr(model, "accepts_loss_kwargs") and _ignores_num_items(model):
             self.model_accepts_loss_kwargs = False
         self._lbe_warned: set[str] = set()
+        self._lbe_silent: set[str] = set()
         self._lbe_setup()
 
     def _lbe_setup(self) -> None:
@@ -157,42 +159,54 @@ class LBETrainerMixin(_Base):
         settings = self._lbe_settings
         single = [a.name for a in activations if a.most_samples(settings.lbe_samples) < 2]
         if single:
-            if len(single) < len(activations):
+            if len(single) < len(activations) and not self._lbe_optimizer.state:
                 raise ValueError(
                     f"These modules have one sample in a batch of several: {', '.join(single)}. Leave them out of "
                     "lbe_target_modules, or choose layers with lbe_layers."
                 )
-            self._lbe_warn_once(_UNMEASURED)
+            self._lbe_warn_once("unmeasured", _UNMEASURED)
         misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
         if misfits and settings.lbe_ignore_padding:
             self._lbe_warn_once(
+                "misfits",
                 "The padding mask does not have the length of these activations, whose padding is therefore "
-                f"measured too: {', '.join(misfits)}."
+                f"measured too: {', '.join(misfits)}.",
             )
         constant = [a.name for a in activations if not a.value.requires_grad]
         if constant and settings.lbe_beta > 0 and torch.is_grad_enabled():
             self._lbe_warn_once(
+                "constant",
                 "The penalty cannot train these layers, which have no gradient (frozen, or inside reentrant "
-                f"checkpointing, which use_reentrant=False cures): {', '.join(constant)}."
+                f"checkpointing, which use_reentrant=False cures): {', '.join(constant)}.",
             )
 
-    def _lbe_warn_once(self, message: str) -> None:
-        if message not in self._lbe_warned:
-            self._lbe_warned.add(message)
+    def _lbe_warn_once(self, key: str, message: str) -> None:
+        if key not in self._lbe_warned and self.args.process_index == 0:
             logger.warning(message)
+        self._lbe_warned.add(key)
 
     # ---- One optimizer step ----------------------------------------------------------------------------------------
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As `Trainer.training_step`; steps the learnable targets where the gradients of the model are complete."""
+        """As `Trainer.training_step`; steps the learnable targets where the gradients of the model are complete.
+
+        Raises:
+            ValueError: a subclass computes the loss without `LBETrainerMixin.compute_loss`.
+        """
         loss: Tensor = super().training_step(*args, **kwargs)
-        measured, self._lbe_measured = self._lbe_measured, None
-        if measured is not None:
-            self._lbe_monitor.add(loss, *measured)
-            if self.accelerator.sync_gradients:
-                self._lbe_monitor.end_step()
-                if self.lbe.beta > 0:
-                    self._lbe_step_targets()
+        if self._lbe_source is None:
+            return loss
+        if self._lbe_measured is None:
+            raise ValueError(
+                f"compute_loss of {type(self).__name__} does not call super().compute_loss: nothing is regularized. "
+                "Write it in a Trainer subclass X, and train with `class Y(LBETrainerMixin, X)`."
+            )
+        self._lbe_monitor.add(loss, *self._lbe_measured)
+        self._lbe_measured = None
+        if self.accelerator.sync_gradients:
+            self._lbe_monitor.end_step()
+            if self.lbe.beta > 0:
+                self._lbe_step_targets()
         return loss
 
     def _lbe_step_targets(self) -> None:
@@ -207,7 +221,7 @@ class LBETrainerMixin(_Base):
         if scaler is None:
             optimizer.step()
         else:
-            scaler.step(optimizer)
+            scaler.step(optimizer)  # takes the loss scale of float16 out, and stays where that overflowed
         optimizer.zero_grad()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -236,23 +250,27 @@ class LBETrainerMixin(_Base):
         if not logs:
             return {}
         if logs.pop("unmeasured") > 0:
-            self._lbe_warn_once(_UNMEASURED)
+            self._lbe_warn_once("unmeasured", _UNMEASURED)
         logs["alpha_mean"] = self.lbe.alpha.mean().item()
         entropies = self._lbe_monitor.entropies
         if self._lbe_settings.lbe_log_entropy:
             logs |= {f"entropy/layer_{index:02d}": entropy for index, entropy in enumerate(entropies)}
         silent = [name for name, entropy in zip(self._lbe_names, entropies, strict=False) if entropy < _SILENT_ENTROPY]
-        if silent:
-            self._lbe_warn_once(f"These layers let nothing through, their batch entropy is zero: {', '.join(silent)}.")
+        new = [name for name in silent if name not in self._lbe_silent]
+        if new:
+            self._lbe_silent.update(new)
+            logger.warning(f"These layers let nothing through, their batch entropy is zero: {', '.join(new)}.")
         return logs
 
     # ---- Checkpoints -----------------------------------------------------------------------------------------------
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save and self.lbe.beta > 0:
+            folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            os.makedirs(folder, exist_ok=True)
             state = {"alpha": self.lbe.alpha.detach(), **self._lbe_optimizer.state.get(self.lbe.alpha, {})}
-            save_file({name: tensor.cpu() for name, tensor in state.items()}, os.path.join(output_dir, TARGETS_NAME))
+            save_file({name: tensor.cpu() for name, tensor in state.items()}, os.path.join(folder, TARGETS_NAME))
+        super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -288,20 +306,25 @@ class LBESeq2SeqTrainer(LBETrainerMixin, Seq2SeqTrainer):
     """`Seq2SeqTrainer` with layerwise batch-entropy regularization; see `LBETrainerMixin`."""
 
 
-def _normalizes_by_items(model: nn.Module) -> bool:
-    """Whether the loss that `model.forward` computes divides by the `num_items_in_batch` it is given.
+def _ignores_num_items(model: nn.Module) -> bool:
+    """Whether it is certain that the loss of a Transformers model does not divide by `num_items_in_batch`.
 
-    Read off the code of `forward`: it names that argument itself, or leaves the loss to a `loss_function` that does.
+    Read off the code of `forward`, which names that argument itself, leaves the loss to a `loss_function` (whose
+    signature tells), or makes a loss of its own. Where none of these is found, Trainer's assumption stands.
     """
+    if not isinstance(model, PreTrainedModel):
+        return False
     for cls in type(model).__mro__:
-        forward = inspect.unwrap(vars(cls).get("forward", None))
-        code = getattr(forward, "__code__", None)
+        code = getattr(inspect.unwrap(vars(cls).get("forward", None)), "__code__", None)
         if code is None:
             continue
-        if "num_items_in_batch" in (*code.co_varnames, *code.co_names, *code.co_consts):
+        names = {*code.co_names, *code.co_varnames}
+        if "num_items_in_batch" in names | {constant for constant in code.co_consts if isinstance(constant, str)}:
+            return False
+        if "loss_function" in names:
+            return "num_items_in_batch" not in inspect.signature(model.loss_function).parameters
+        if any(name.endswith(("Loss", "loss_fct", "cross_entropy")) for name in names):
             return True
-        if "loss_function" in code.co_names:
-            return "num_items_in_batch" in inspect.signature(model.loss_function).parameters  # type: ignore[arg-type]
-        if "super" not in code.co_names:
+        if "super" not in names:
             return False
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -85,6 +86,9 @@ class LBEArguments:
                 self.lbe_target_modules = json.loads(self.lbe_target_modules)
             except json.JSONDecodeError as error:
                 raise ValueError(f"lbe_target_modules is not valid JSON: {error}.") from None
+        for name in ("lbe_beta", "lbe_alpha", "lbe_alpha_min"):
+            # Hyper-parameter search casts what it tries to the type of what stands here.
+            setattr(self, name, float(getattr(self, name)))
         self.check_lbe()
         other = getattr(super(), "__post_init__", None)  # of the arguments class this one is combined with
         if other is not None:
@@ -100,10 +104,19 @@ class LBEArguments:
             raise ValueError(f"lbe_alpha_learning_rate must be zero or positive, not {self.lbe_alpha_learning_rate}.")
         if self.lbe_samples not in get_args(Samples):
             raise ValueError(f"lbe_samples must be one of {get_args(Samples)}, not {self.lbe_samples!r}.")
-        if self.lbe_layers is not None and not self.lbe_layers:
-            raise ValueError("lbe_layers is empty: name at least one layer, or leave it out to count all of them.")
+        layers = self.lbe_layers
+        if layers is not None and not (isinstance(layers, (list, tuple)) and layers):
+            raise ValueError(f"lbe_layers must be a list of at least one index, not {layers!r}; leave it out for all.")
         if self.lbe_target_modules is not None and not self.lbe_target_modules:
             raise ValueError("lbe_target_modules is empty: name a module, or leave it out to use the hidden states.")
+        if isinstance(self.lbe_target_modules, str):
+            try:
+                re.compile(self.lbe_target_modules)
+            except re.error as error:
+                raise ValueError(
+                    f"lbe_target_modules={self.lbe_target_modules!r} is not a regular expression ({error}): "
+                    "mend it, or give a list of names."
+                ) from None
 
 
 @dataclass

@@ -109,9 +109,13 @@ def test_padding_may_hold_anything() -> None:
         assert gradient.isfinite().all()
 
 
-def test_constant_units_have_no_entropy_and_no_gradient() -> None:
-    x = torch.randn(1, 4, 3).expand(8, 4, 3).clone().requires_grad_()
-    entropy = batch_entropy(x)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("samples", ["sequence", "token"])
+def test_constant_units_have_no_entropy_and_no_gradient(samples: Any, masked: bool) -> None:
+    torch.manual_seed(0)
+    constant = torch.randn(1, 4, 3) if samples == "sequence" else torch.randn(1, 1, 3)
+    x = constant.expand(8, 4, 3).clone().requires_grad_()
+    entropy = batch_entropy(x, prefix_mask(8, 4) if masked else None, samples)
     entropy.backward()
     assert entropy == 0
     assert x.grad is not None

@@ -1,5 +1,6 @@
 """The regularized loss, evaluation, what is refused and what is logged."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,17 @@ import tiny
 import torch
 from tiny import assert_same, batch, bert, gradients, gradients_of_first_step, reference_loss, token_rows
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from lbe_hf import LBETrainer, LBETrainerMixin
 from lbe_hf.activations import TargetModules
+from lbe_hf.entropy import _Plan
 
 Make = Callable[..., Any]
 
@@ -198,6 +206,23 @@ def test_data_parallel_is_refused(make_trainer: Make, monkeypatch: pytest.Monkey
         make_trainer(LBETrainer, bert(), token_rows(8))
 
 
+def test_layers_that_are_dropped_at_random_are_refused(make_trainer: Make) -> None:
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(d_model=8, **heads, encoder_layers=1, decoder_layers=1, vocab_size=40, encoder_layerdrop=0.1)
+    with pytest.raises(ValueError, match=r"set config.encoder_layerdrop to 0"):
+        make_trainer(LBETrainer, BartForConditionalGeneration(config), token_rows(8))
+
+
+def test_loss_computed_past_the_regularization_is_refused(make_trainer: Make) -> None:
+    class Weighted(LBETrainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            return model(**inputs).loss
+
+    with pytest.raises(ValueError, match="compute_loss of Weighted does not call super"):
+        make_trainer(Weighted, bert(), token_rows(8)).train()
+    make_trainer(Weighted, bert(), token_rows(8), lbe_beta=0.0).train()
+
+
 def test_model_without_hidden_states(make_trainer: Make) -> None:
     class Silent(type(bert())):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -221,6 +246,14 @@ def test_last_batch_of_one_row_goes_without_the_penalty(make_trainer: Make, warn
     assert [("entropy_mean" in entry) for entry in history] == [True, True, False] * 2
     assert history[2]["task_loss"] == pytest.approx(history[2]["loss"], rel=1e-3)
     assert history[2]["lbe_loss"] == 0
+
+
+def test_last_batch_of_one_row_with_a_module_that_has_no_positions(make_trainer: Make) -> None:
+    trainer = make_trainer(
+        LBETrainer, bert(), token_rows(9), lbe_target_modules=["layer.0", "pooler"], lbe_samples="token"
+    )
+    trainer.train()
+    assert [("entropy_mean" in entry) for entry in trainer.state.log_history if "loss" in entry] == [True, True, False]
 
 
 def test_batch_in_which_no_position_has_two_rows(make_trainer: Make, warnings_of: Any) -> None:
@@ -383,19 +416,29 @@ def test_the_device_is_read_only_when_logging(make_trainer: Make, monkeypatch: p
             inside[0] = False
 
     monkeypatch.setattr(trainer, "training_step", training_step)
-    for name in ("item", "tolist", "__float__", "__int__", "cpu", "numpy"):
+    blocks = _Plan.blocks
+
+    def on_the_host(self: Any, x: Tensor) -> Any:
+        """On a CPU the mask is on the host, where asking it costs nothing."""
+        was, inside[0] = inside[0], False
+        found = list(blocks(self, x))
+        inside[0] = was
+        return iter(found)
+
+    monkeypatch.setattr(_Plan, "blocks", on_the_host)
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
         method = getattr(Tensor, name)
 
         def spy(self: Tensor, *args: Any, name: str = name, method: Any = method, **kwargs: Any) -> Any:
-            if inside[0]:
+            # BERT looks whether anything is masked, and Adam counts its steps on the host: neither is ours.
+            caller = sys._getframe(1).f_code.co_filename
+            if inside[0] and "transformers" not in caller and "torch/optim" not in caller:
                 reads.append(name)
             return method(self, *args, **kwargs)
 
         monkeypatch.setattr(Tensor, name, spy)
     trainer.train()
-    # What Adam reads of its step counter, which PyTorch keeps on the host, is one item a step and not of the device.
-    assert set(reads) <= {"item"}
-    assert len(reads) <= 4
+    assert not reads
 
 
 def test_mixes_with_other_trainers(make_trainer: Make) -> None:

@@ -124,12 +124,14 @@ def test_checkpoint_of_other_layers_is_refused(make_trainer: Make, tmp_path: Pat
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
 
 
-def test_best_model_brings_its_targets(make_trainer: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("save_only_model", [False, True])
+def test_best_model_brings_its_targets(make_trainer: Make, tmp_path: Path, save_only_model: bool) -> None:
     scores = iter([0.1, 0.9, 0.2])  # the second checkpoint, of step 4, is the best
     rows = token_rows(16)
     trainer = make_trainer(
         LBETrainer, bert(), rows, {"eval_dataset": rows, "compute_metrics": lambda _: {"score": next(scores)}},
         **SETTINGS, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, metric_for_best_model="score",
+        save_only_model=save_only_model,
     )  # fmt: skip
     trainer.train()
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
@@ -137,11 +139,6 @@ def test_best_model_brings_its_targets(make_trainer: Make, tmp_path: Path) -> No
     last = load_file(tmp_path / "run" / "checkpoint-6" / TARGETS_NAME)["alpha"]
     assert not torch.equal(best, last)
     assert torch.equal(trainer.lbe.alpha, best)
-
-
-def test_only_the_model_saved(make_trainer: Make, tmp_path: Path) -> None:
-    make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, save_only_model=True).train()
-    assert TARGETS_NAME not in os.listdir(tmp_path / "run" / "checkpoint-6")
 
 
 def test_resume_of_a_model_that_does_not_say_how_many_layers_it_has(make_trainer: Make) -> None:

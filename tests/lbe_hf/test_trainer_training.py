@@ -22,7 +22,8 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from lbe_hf import LBESeq2SeqTrainer, LBESeq2SeqTrainingArguments, LBETrainer
-from lbe_hf.trainer import _normalizes_by_items
+from lbe_hf.activations import TargetModules
+from lbe_hf.trainer import _ignores_num_items
 
 Make = Callable[..., Any]
 
@@ -73,7 +74,7 @@ def test_causal_language_models_keep_the_normalization_by_tokens(make_trainer: M
     assert_same(steps[1], steps[2])
 
 
-def test_which_losses_are_normalized_by_items() -> None:
+def test_which_losses_are_normalized_by_items(tmp_path: Any) -> None:
     class Sub(type(llama())):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **kwargs)
@@ -82,10 +83,10 @@ def test_which_losses_are_normalized_by_items() -> None:
         def forward(self, x: Tensor, num_items_in_batch: Any = None, **kwargs: Any) -> Tensor:
             return x.sum() / num_items_in_batch
 
-    assert _normalizes_by_items(llama())
-    assert _normalizes_by_items(Sub(llama().config))
-    assert _normalizes_by_items(Own())
-    assert not _normalizes_by_items(bert())
+    for model in (llama(), Sub(llama().config), Own()):
+        assert not _ignores_num_items(model)
+    assert _ignores_num_items(bert())
+    assert LBETrainer(torch.compile(llama()), args=tiny.arguments(output_dir=str(tmp_path))).model_accepts_loss_kwargs
 
 
 def test_targets_get_the_gradient_of_the_formula_under_accumulation_and_clipping(make_trainer: Make) -> None:
@@ -113,6 +114,7 @@ def alpha_gradient(trainer: LBETrainer) -> Tensor:
 
     trainer._lbe_optimizer.register_step_pre_hook(keep)
     trainer.train()
+    assert seen
     return seen[0]
 
 
@@ -271,8 +273,19 @@ def test_lora(make_trainer: Make, tmp_path: Any, warnings_of: Any) -> None:
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved
     assert all("lora" in name or "classifier" in name for name in moved)
-    assert trainer.state.log_history[0]["lbe_loss"] > 0
     assert [text for text in warnings_of() if text.endswith(": hidden_states[0].")]
+    # The penalty reaches the first adapter: with the task loss held constant there is a gradient left.
+    model.train()
+    inputs = batch(token_rows(4))
+    weight = next(parameter for name, parameter in model.named_parameters() if "lora_B" in name)
+    loss = trainer.compute_loss(model, inputs)
+    (whole,) = torch.autograd.grad(loss, weight)
+    task = model(**inputs).loss
+    penalty = (loss / task - 1).item()
+    (alone,) = torch.autograd.grad(task * (1 + penalty), weight)
+    assert (whole - alone).abs().max() > 1e-3 * alone.abs().max()
+    # Modules have the names that they have without the adapter.
+    assert TargetModules(model, r"bert\.encoder\.layer\.\d+\.output\.dense").expected == 3
 
 
 def test_batch_size_is_found_after_running_out_of_memory(make_trainer: Make) -> None:

@@ -77,6 +77,12 @@ def test_combines_with_any_arguments_class() -> None:
     assert LBEArguments(lbe_alpha=0.3).lbe_alpha == 0.3
 
 
+def test_integers_are_made_floats() -> None:
+    """A hyper-parameter search casts its values to the type of what they replace."""
+    args = LBETrainingArguments(lbe_beta=0, lbe_alpha=1, lbe_alpha_min=0)
+    assert {type(args.lbe_beta), type(args.lbe_alpha), type(args.lbe_alpha_min)} == {float}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -84,7 +90,9 @@ def test_combines_with_any_arguments_class() -> None:
         ({"lbe_alpha_min": -0.2}, "lbe_alpha_min must be zero or positive"),
         ({"lbe_alpha_learning_rate": -1.0}, "lbe_alpha_learning_rate must be zero or positive"),
         ({"lbe_samples": "row"}, "lbe_samples must be one of"),
-        ({"lbe_layers": []}, "lbe_layers is empty"),
+        ({"lbe_layers": []}, "lbe_layers must be a list of at least one index"),
+        ({"lbe_layers": 3}, "lbe_layers must be a list of at least one index"),
+        ({"lbe_target_modules": "*.output"}, "is not a regular expression"),
         ({"lbe_target_modules": []}, "lbe_target_modules is empty"),
         ({"lbe_target_modules": '["broken'}, "lbe_target_modules is not valid JSON"),
     ],
