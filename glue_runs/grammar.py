@@ -73,3 +73,7 @@ def _changed(event: _Event, rng: random.Random) -> _Event:
         giver, receiver = rng.sample(others, 2)
         return replace(event, giver=giver, receiver=receiver, colour=colour, thing=thing)
     return rng.choice([replace(event, colour=colour), replace(event, thing=thing)])
+
+
+def generate(task: str, rows: int, seed: int) -> list[dict[str, str | int]]:
+    return {"demo_rte": generate_entailment}[task](rows, seed)

@@ -41,8 +41,9 @@ class LBETrainerMixin(_Base):
 
     In training, `loss = task_loss * (1 + penalty)` (Peer et al., TMLR 2022, arXiv 2208.01134), with the settings of
     `LBEArguments` in the trainer's arguments, or their defaults where the arguments have none. Evaluation and
-    prediction are the trainer's own. `lbe` is the `LBERegularizer` with the learnable targets; they have an optimizer
-    of their own, so nothing of them is in the model, its optimizer or what is pushed to the Hub.
+    prediction are the trainer's own. `lbe` is the `LBERegularizer` with the learnable targets of the activations that
+    `lbe_layer_names` lists; they have an optimizer of their own, so nothing of them is in the model, its optimizer or
+    what is pushed to the Hub.
 
     Raises:
         ValueError: at construction, for settings that cannot work with the model or the batch size; at the first
@@ -50,6 +51,7 @@ class LBETrainerMixin(_Base):
     """
 
     lbe: LBERegularizer
+    lbe_layer_names: list[str]
     _lbe_measured: tuple[Tensor, Tensor, Tensor] | None = None  # penalty, entropies and validity of this micro-batch
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -100,7 +102,7 @@ class LBETrainerMixin(_Base):
         settings, args = self._lbe_settings, self.args
         self.lbe = LBERegularizer(num_layers, settings.lbe_alpha, settings.lbe_alpha_min, settings.lbe_beta)
         self.lbe.to(args.device)
-        self._lbe_names = [f"layer {index}" for index in range(num_layers)]
+        self.lbe_layer_names = [f"layer {index}" for index in range(num_layers)]
         self._lbe_monitor = EntropyMonitor()
         self._lbe_optimizer = torch.optim.Adam(
             self.lbe.parameters(), betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon
@@ -148,7 +150,7 @@ class LBETrainerMixin(_Base):
                     "checkpoint was made with (lbe_target_modules, lbe_layers)."
                 )
             self._lbe_make_targets(len(activations))
-        self._lbe_names = [activation.name for activation in activations]
+        self.lbe_layer_names = [activation.name for activation in activations]
         masks = [a.mask if a.mask_fits and settings.lbe_ignore_padding else None for a in activations]
         with torch.set_grad_enabled(settings.lbe_beta > 0 and torch.is_grad_enabled()):
             entropies, measured = measure_entropies([a.value for a in activations], masks, settings.lbe_samples)
@@ -255,7 +257,12 @@ class LBETrainerMixin(_Base):
         entropies = self._lbe_monitor.entropies
         if self._lbe_settings.lbe_log_entropy:
             logs |= {f"entropy/layer_{index:02d}": entropy for index, entropy in enumerate(entropies)}
-        silent = [name for name, entropy in zip(self._lbe_names, entropies, strict=False) if entropy < _SILENT_ENTROPY]
+            if self.lbe.beta > 0:
+                targets = self.lbe.target.tolist()
+                logs |= {f"target/layer_{index:02d}": target for index, target in enumerate(targets)}
+        silent = [
+            name for name, entropy in zip(self.lbe_layer_names, entropies, strict=False) if entropy < _SILENT_ENTROPY
+        ]
         new = [name for name in silent if name not in self._lbe_silent]
         if new:
             self._lbe_silent.update(new)

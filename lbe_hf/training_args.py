@@ -35,8 +35,8 @@ class LBEArguments:
         lbe_samples (`str`, defaults to `"sequence"`): what the variance runs over: `"sequence"`, the rows of the
             batch; `"token"`, all its real tokens, for batches of one or two long sequences.
         lbe_ignore_padding (`bool`, defaults to True): leave padding out of the statistics, by the attention mask.
-        lbe_log_entropy (`bool`, defaults to False): log the entropy of each layer as `entropy/layer_00` and so on;
-            with `lbe_beta=0` it is measured and changes nothing.
+        lbe_log_entropy (`bool`, defaults to False): log the entropy of each layer as `entropy/layer_00` and so on,
+            and its target as `target/layer_00`; with `lbe_beta=0` it is measured and changes nothing.
 
     Raises:
         ValueError: a setting is outside its range.
@@ -77,7 +77,8 @@ class LBEArguments:
         default=True, metadata={"help": "Leave padding out of the statistics, by the attention mask."}
     )
     lbe_log_entropy: bool = field(
-        default=False, metadata={"help": "Log each layer's entropy in nats; with lbe_beta=0 it is only measured."}
+        default=False,
+        metadata={"help": "Log each layer's entropy and target in nats; with lbe_beta=0 it only measures."},
     )
 
     def __post_init__(self) -> None:

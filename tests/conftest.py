@@ -25,6 +25,16 @@ def glue_data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of an encoder that `glue_runs` loads by name and trains in a second."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tiny.save_encoder(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     """`make_trainer(cls, model, rows, **arguments)`: a trainer on the CPU that writes into a temporary folder."""

@@ -1,0 +1,135 @@
+"""Fine-tune over a grid of learning rates, seeds and LBE settings: `python -m glue_runs.grid --help`.
+
+The folder given as `--output_dir` holds the grid. The same command goes on where it was stopped, and may be started
+several times at once: the processes share the runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import shutil
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .arguments import parse
+from .finetune import last_checkpoint, prepare, tokenized_rows
+from .finetune import run as finetune
+from .plan import Run, parse_grid, plan_runs
+from .progress import quiet_libraries, show_run
+from .report import write_report
+from .result import RESULT_NAME, write_json
+from .store import ERROR_NAME, GridFolder
+from .tasks import get_task
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0; 1 if a run failed; 2, with one line on standard error, for input that cannot be run."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        grid, fixed = parse_grid(argv)
+        runs = {run.name: run for run in plan_runs(grid, fixed)}
+        folder = GridFolder(grid.output_dir)
+        if grid.dry_run:
+            _print_states(folder, list(runs))
+            return 0
+        quiet_libraries()
+        _check(runs.values())
+        command = shlex.join(["python", "-m", "glue_runs.grid", *argv])
+        folder.add({name: run.description for name, run in runs.items()}, command)
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    try:
+        work(folder, runs, grid.measured, grid.keep_models)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    print(write_report(folder))
+    failed = [folder.folder(name) / ERROR_NAME for name in runs if folder.state(name) == "failed"]
+    for path in failed:
+        print(f"failed: {path.parent.name}: {_last_line(path)} (traceback in {path})", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def work(folder: GridFolder, runs: dict[str, Run], measured: str, keep_models: str) -> None:
+    """Do all runs that are not done and that no other process is doing.
+
+    Args:
+        folder: where they go.
+        runs: by name, in order.
+        measured: activations whose entropy the baseline logs.
+        keep_models: "none", "best" or "all", as `GridFolder.tidy` takes it.
+    """
+    started = time.time()
+    todo = [name for name in runs if folder.state(name) != "done"]
+    with tqdm(total=len(runs), initial=len(runs) - len(todo), desc="grid", disable=None) as bar:
+        for name in todo:
+            with folder.lock(name, wait=False) as ours:
+                error = folder.folder(name) / ERROR_NAME
+                failed_elsewhere = error.is_file() and error.stat().st_mtime > started
+                if ours and not failed_elsewhere and folder.state(name) != "done":
+                    line = execute(folder.folder(name), runs[name], measured)
+                    tqdm.write(f"{name}: {line}")
+            bar.update()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            folder.tidy(keep_models)
+    folder.tidy(keep_models)
+
+
+def execute(path: Path, run: Run, measured: str) -> str:
+    """Do one run, from its last checkpoint if it has one, and say in a line how it went."""
+    path.mkdir(exist_ok=True)
+    checkpoint = last_checkpoint(str(path))
+    for leftover in path.iterdir():
+        if leftover.is_file():
+            leftover.unlink()
+        elif str(leftover) != checkpoint:
+            shutil.rmtree(leftover)
+    argv = [*run.argv(measured), "--output_dir", str(path), "--disable_tqdm", "true"]
+    if checkpoint is not None:
+        argv += ["--resume_from_checkpoint", checkpoint]
+    task = get_task(run.task)
+    try:
+        trainer, splits = prepare(*parse(argv))
+        show_run(trainer, run.name)
+        record = finetune(trainer, splits, task)
+    except Exception as error:  # whatever it is, the other runs go on
+        (path / ERROR_NAME).write_text(traceback.format_exc(), encoding="utf-8")
+        return f"failed: {error}"
+    write_json(path / RESULT_NAME, {**run.description, **record})
+    scores = [
+        f"{split} {task.scores[-1]} {values[task.scores[-1]]:.4f}" for split, values in record["metrics"].items()
+    ]
+    return ", ".join([*scores, "resumed" if record["seconds"] is None else f"{record['seconds']:.0f} s"])
+
+
+def _check(runs: Iterable[Run]) -> None:
+    """Raise for what would make runs fail, before the first of them starts."""
+    for run in runs:
+        _, data_args, _ = parse(run.argv(measured="hidden_states"))
+        tokenized_rows(run.task, run.model, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length)
+
+
+def _print_states(folder: GridFolder, names: list[str]) -> None:
+    states = {name: folder.state(name) for name in names}
+    for name, state in states.items():
+        print(f"{state:>11}  {name}")
+    print(f"{len(names)} runs: {', '.join(f'{count} {state}' for state, count in Counter(states.values()).items())}")
+
+
+def _last_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip().splitlines()[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

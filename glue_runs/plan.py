@@ -1,0 +1,214 @@
+"""What a grid is told, and which runs that makes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .arguments import Parser, changed_settings
+from .precision import PRECISIONS, choose_precision
+from .tasks import TASKS, InputError, get_task
+
+ACTIVATIONS = {
+    "hidden_states": None,
+    "feed_forward": r".*\.layer\.\d+\.output\.dense|.*\.pooler",
+}
+"""Names for what the penalty is laid on: the hidden states; or, as in the authors' code, the output of each
+`BertOutput.dense` and the pooled output. Anything else is taken for an `lbe_target_modules` of its own."""
+
+PROTOCOLS = {
+    "default": [],
+    "authors": [
+        *("--pad_to_max_length", "true", "--lbe_ignore_padding", "false"),
+        *("--train_sampling_strategy", "random", "--precision", "fp32"),
+    ],
+}
+"""Arguments of a run that a protocol fixes; `authors` also splits the rows by the run's seed."""
+
+_SWEPT = {
+    "--task_name": "--tasks",
+    "--model_name_or_path": "--models",
+    "--learning_rate": "--learning_rates",
+    "--seed": "--seeds",
+    "--lbe_alpha": "--lbe_alphas",
+    "--lbe_beta": "--lbe_betas",
+    "--lbe_target_modules": "--activations",
+}
+
+_NOT_DEFINING = re.compile(
+    r"output_dir|data_dir|resume_from_checkpoint|use_cpu|disable_tqdm|report_to|run_name|project|log_.*|logging_.*"
+    r"|save_(strategy|steps|total_limit)|push_to_hub|hub_.*|dataloader_(num_workers|pin_memory)|lbe_log_entropy"
+)
+"""Settings that do not change what a run computes, and therefore not which run it is."""
+
+
+@dataclass
+class GridArguments:
+    """The swept values, and how the grid goes about them. Every other argument of `finetune` is fixed for all runs."""
+
+    output_dir: str = field(
+        default="runs/grid", metadata={"help": "Folder of the grid; the same one goes on with it."}
+    )
+    tasks: list[str] = field(
+        default_factory=lambda: ["rte", "mrpc", "cola"], metadata={"help": f"Any of {', '.join(TASKS)}."}
+    )
+    models: list[str] = field(
+        default_factory=lambda: ["google-bert/bert-base-uncased"],
+        metadata={"help": "Names on the Hub or local paths; 'minilm' is the encoder of the [demo] extra."},
+    )
+    learning_rates: list[float] = field(default_factory=lambda: [1e-5, 3e-5, 5e-5])
+    seeds: list[int] = field(default_factory=lambda: [41, 42, 43, 44, 45])
+    lbe_alphas: list[float] = field(default_factory=lambda: [0.2, 0.3, 0.5, 0.8], metadata={"help": "In nats."})
+    lbe_betas: list[float] = field(
+        default_factory=lambda: [0.005, 0.01, 0.05],
+        metadata={"help": "The baseline, beta 0, always runs, once for each task, model, learning rate and seed."},
+    )
+    activations: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What is regularized: hidden_states (default), feed_forward (default of the authors' protocol), "
+            "or regular expressions of module names."
+        },
+    )
+    protocol: str = field(
+        default="default",
+        metadata={
+            "help": "authors: rows padded to 128 and padding counted, feed-forward activations, random batches, fp32, "
+            "rows split by the run's seed. Single arguments override it.",
+            "choices": list(PROTOCOLS),
+        },
+    )
+    precision: str | None = field(
+        default=None, metadata={"help": f"One of {', '.join(PRECISIONS)}; default: auto.", "choices": PRECISIONS}
+    )
+    keep_models: str = field(
+        default="best",
+        metadata={
+            "help": "Which models of finished runs to keep; best: one for each task, model and method.",
+            "choices": ["none", "best", "all"],
+        },
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Say which runs there are and how far they are, and stop."})
+    demo: bool = field(default=False, metadata={"help": "Three small generated tasks that need no data and no Hub."})
+
+    @property
+    def measured(self) -> str:
+        """The activations whose entropy the baseline logs: the first ones that are regularized."""
+        return self.activations[0] if self.activations else "hidden_states"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, which is its settings: `name` is readable, and unique to what it computes."""
+
+    task: str
+    model: str
+    learning_rate: float
+    seed: int
+    activations: str | None  # None: the baseline
+    alpha: float | None
+    beta: float
+    protocol: str
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """What the runs are compared by."""
+        return "baseline" if self.activations is None else f"LBE on {self.activations}"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What is known of the run before it is done."""
+        names = ("task", "model", "protocol", "method", "learning_rate", "alpha", "beta", "seed", "settings")
+        return {name: getattr(self, name) for name in names}
+
+    def argv(self, measured: str) -> list[str]:
+        """Arguments for `finetune`. `measured`: the activations whose entropy the baseline logs."""
+        activations = self.activations or measured
+        modules = ACTIVATIONS.get(activations, activations)
+        split = ["--split_seed", str(self.seed)] if self.protocol == "authors" else []
+        return [
+            *("--task_name", self.task, "--model_name_or_path", self.model),
+            *("--learning_rate", repr(self.learning_rate), "--seed", str(self.seed), "--lbe_beta", repr(self.beta)),
+            *([] if self.alpha is None else ["--lbe_alpha", repr(self.alpha)]),
+            *([] if modules is None else ["--lbe_target_modules", modules]),
+            *("--lbe_log_entropy", "true", "--logging_steps", "0.05"),
+            *PROTOCOLS[self.protocol],
+            *split,
+            *self.fixed,
+        ]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What defines the run: the settings that differ from their defaults and change what is computed."""
+        changed = changed_settings(self.argv(measured="hidden_states"))
+        baseline = self.activations is None
+        defining = {
+            name: value
+            for name, value in changed.items()
+            if not _NOT_DEFINING.fullmatch(name) and not (baseline and name.startswith("lbe_"))
+        }
+        swept = {"task_name": self.task, "model_name_or_path": self.model, "seed": self.seed}
+        return {**defining, **swept, "learning_rate": self.learning_rate, "lbe_beta": self.beta}
+
+    @cached_property
+    def name(self) -> str:
+        """Folder name: what is swept in words, and a hash over all that defines the run."""
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+        method = "baseline"
+        if self.activations is not None:
+            kind = self.activations if self.activations in ACTIVATIONS else "modules"
+            method = f"{kind}-a{self.alpha:g}-b{self.beta:g}"
+        model = re.sub(r"[^\w.-]+", "_", self.model.rstrip("/").split("/")[-1])
+        return f"{self.task}-{model}-lr{self.learning_rate:g}-seed{self.seed}-{method}-{digest}"
+
+
+def parse_grid(argv: list[str]) -> tuple[GridArguments, list[str]]:
+    """The grid's own arguments, checked, and those that are fixed for all runs.
+
+    Raises:
+        InputError: the grid is empty or a swept value is none.
+    """
+    parser = Parser(GridArguments, prog="python -m glue_runs.grid")
+    grid, fixed = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    for argument in fixed:
+        swept = _SWEPT.get(argument.split("=")[0])
+        if swept is not None:
+            raise InputError(f"{argument.split('=')[0]} is swept by the grid: use {swept}.")
+    grid.tasks = [get_task(name).name for name in grid.tasks]
+    for name, values in (("lbe_alphas", grid.lbe_alphas), ("lbe_betas", grid.lbe_betas), ("seeds", grid.seeds)):
+        for value in values:
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"--{name} must be zero or positive, not {value:g}.")
+    for rate in grid.learning_rates:
+        if not (math.isfinite(rate) and rate > 0):
+            raise InputError(f"--learning_rates must be positive, not {rate:g}.")
+    if grid.activations is None:
+        grid.activations = ["feed_forward" if grid.protocol == "authors" else "hidden_states"]
+    if grid.precision is None and grid.protocol != "authors":
+        grid.precision = "auto"
+    if grid.precision == "auto":
+        grid.precision, reason = choose_precision(use_cpu="--use_cpu" in fixed)
+        print(f"Precision: {grid.precision}, because {reason}.")
+    precision = [] if grid.precision is None else ["--precision", grid.precision]
+    return grid, [*precision, *fixed]
+
+
+def plan_runs(grid: GridArguments, fixed: list[str]) -> list[Run]:
+    """The runs of a grid, each once, in an order in which what is done first can be compared: task, model, seed."""
+    runs: dict[str, Run] = {}
+    for task, model, seed, rate in itertools.product(grid.tasks, grid.models, grid.seeds, grid.learning_rates):
+        common = {"task": task, "model": model, "learning_rate": rate, "seed": seed}
+        common |= {"protocol": grid.protocol, "fixed": tuple(fixed)}
+        methods = [(None, None, 0.0)]
+        methods += [m for m in itertools.product(grid.activations or [], grid.lbe_alphas, grid.lbe_betas) if m[2] > 0]
+        for activations, alpha, beta in methods:
+            run = Run(activations=activations, alpha=alpha, beta=beta, **common)
+            runs.setdefault(run.name, run)
+    return list(runs.values())

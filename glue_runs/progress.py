@@ -1,0 +1,43 @@
+"""What a grid shows while it works: a bar for the grid, a bar for the run, and a line for each finished run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+from tqdm import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.utils import logging
+
+
+class RunBar(TrainerCallback):
+    """One bar below that of the grid, in place of what Trainer prints."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc=self.name, leave=False, position=1, disable=None
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+def show_run(trainer: Trainer, name: str) -> None:
+    """Replace what the trainer shows of its progress."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(RunBar(name))
+
+
+def quiet_libraries() -> None:
+    """Keep the bars of loading and tokenizing, and the report on the fresh head, from repeating with every run."""
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    # A filter and not a level: above WARNING, this logger also reports on tensor parallelism.
+    logging.get_logger("transformers.modeling_utils").addFilter(lambda record: record.levelno > logging.WARNING)

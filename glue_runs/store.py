@@ -1,0 +1,124 @@
+"""The folder of a grid: which runs it has, and what each of them left."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .result import RESULT_NAME, write_json
+from .tasks import InputError, get_task
+
+GRID_NAME = "grid.json"
+ERROR_NAME = "error.txt"
+
+
+class GridFolder:
+    """`grid.json` (the runs that are wanted, and the commands that want them), `runs/NAME/`, `locks/NAME.lock`.
+
+    Raises:
+        InputError: the folder is that of something else, or one of its files is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """What describes each wanted run, by name."""
+        return self._read()["runs"]
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that made the grid what it is."""
+        return self._read()["commands"]
+
+    def add(self, runs: dict[str, dict[str, Any]], command: str) -> None:
+        """Want these runs, too."""
+        new = not (self.path / GRID_NAME).is_file()
+        if new and self.path.exists() and not {path.name for path in self.path.iterdir()} <= {"runs", "locks"}:
+            raise InputError(f"{self.path} holds something that is not a grid: give another --output_dir.")
+        for name in ("runs", "locks"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        with self.lock("grid"):
+            known = self._read() if (self.path / GRID_NAME).is_file() else {"commands": [], "runs": {}}
+            commands = [*known["commands"], *([] if command in known["commands"] else [command])]
+            write_json(self.path / GRID_NAME, {"commands": commands, "runs": {**known["runs"], **runs}})
+
+    def _read(self) -> dict[str, Any]:
+        if not (self.path / GRID_NAME).is_file():
+            raise InputError(f"{self.path} has no {GRID_NAME}: it is not the folder of a grid.")
+        return _read_json(self.path / GRID_NAME)
+
+    def folder(self, name: str) -> Path:
+        return self.path / "runs" / name
+
+    @contextmanager
+    def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """Hold a lock that ends with the process, however it ends; without `wait`, False if another holds it."""
+        lock = FileLock(self.path / "locks" / f"{name}.lock")
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """The record of a run that is done, else None."""
+        path = self.folder(name) / RESULT_NAME
+        return _read_json(path) if path.is_file() else None
+
+    def state(self, name: str) -> str:
+        """`done`, `failed`, `interrupted` (which a run in progress is, too) or `missing`."""
+        folder = self.folder(name)
+        if (folder / RESULT_NAME).is_file():
+            return "done"
+        if (folder / ERROR_NAME).is_file():
+            return "failed"
+        return "interrupted" if folder.is_dir() else "missing"
+
+    def tidy(self, keep_models: str) -> None:
+        """Remove what finished runs no longer need.
+
+        Args:
+            keep_models: whose model to keep. "none"; "best": of each task, model, method and protocol the run with the
+                best validation score; "all".
+        """
+        with self.lock("grid"):
+            done = {name: result for name in self.runs if (result := self.result(name)) is not None}
+            best: dict[tuple[str, ...], str] = {}
+            for name in sorted(done, key=lambda name: _validation_score(done[name])):
+                best[tuple(done[name][key] for key in ("task", "model", "method", "protocol"))] = name
+            for name in done:
+                keep = keep_models == "all" or (keep_models == "best" and name in best.values())
+                self._clean(self.folder(name), keep)
+
+    @staticmethod
+    def _clean(folder: Path, keep_model: bool) -> None:
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != RESULT_NAME and not keep_model:
+                path.unlink()
+
+
+def _validation_score(result: dict[str, Any]) -> float:
+    score = result["metrics"]["validation"][get_task(result["task"]).scores[-1]]
+    return -math.inf if math.isnan(score) else score
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): delete it and start the grid again.") from error
