@@ -29,10 +29,14 @@ from .result import RESULT_NAME, write_json
 from .store import ERROR_NAME, GridFolder
 from .tasks import get_task
 
+_DEMO_NOTE = "This is a demonstration on generated sentences. It is not GLUE: its scores say nothing about LBE there."
+
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 if a run failed; 2, with one line on standard error, for input that cannot be run."""
     argv = sys.argv[1:] if argv is None else argv
+    if "--demo" in argv:
+        print(_DEMO_NOTE)
     try:
         grid, fixed = parse_grid(argv)
         runs = {run.name: run for run in plan_runs(grid, fixed)}
@@ -56,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = [folder.folder(name) / ERROR_NAME for name in runs if folder.state(name) == "failed"]
     for path in failed:
         print(f"failed: {path.parent.name}: {_last_line(path)} (traceback in {path})", file=sys.stderr)
+    if grid.demo:
+        print(_DEMO_NOTE)
     return 1 if failed else 0
 
 

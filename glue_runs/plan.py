@@ -31,6 +31,14 @@ PROTOCOLS = {
 }
 """Arguments of a run that a protocol fixes; `authors` also splits the rows by the run's seed."""
 
+DEMO = [
+    *("--tasks", "demo_rte", "demo_mrpc", "demo_cola", "--models", "minilm", "--output_dir", "runs/demo"),
+    *("--learning_rates", "5e-5", "1e-4", "2e-4", "--seeds", "41", "42", "--activations", "feed_forward"),
+    *("--lbe_alphas", "0.5", "--lbe_betas", "0.05"),
+    *("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--save_strategy", "no"),
+]
+"""Arguments that `--demo` stands for; others may be added, or given anew."""
+
 _SWEPT = {
     "--task_name": "--tasks",
     "--model_name_or_path": "--models",
@@ -94,8 +102,13 @@ class GridArguments:
             "choices": ["none", "best", "all"],
         },
     )
+    demo: bool = field(
+        default=False,
+        metadata={
+            "help": "Three small tasks of generated sentences and the encoder 'minilm': needs no data and no Hub."
+        },
+    )
     dry_run: bool = field(default=False, metadata={"help": "Say which runs there are and how far they are, and stop."})
-    demo: bool = field(default=False, metadata={"help": "Three small generated tasks that need no data and no Hub."})
 
     @property
     def measured(self) -> str:
@@ -176,6 +189,7 @@ def parse_grid(argv: list[str]) -> tuple[GridArguments, list[str]]:
         InputError: the grid is empty or a swept value is none.
     """
     parser = Parser(GridArguments, prog="python -m glue_runs.grid")
+    argv = [*DEMO, *argv] if "--demo" in argv else argv
     grid, fixed = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     for argument in fixed:
         swept = _SWEPT.get(argument.split("=")[0])

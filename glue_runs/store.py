@@ -41,9 +41,11 @@ class GridFolder:
 
     def add(self, runs: dict[str, dict[str, Any]], command: str) -> None:
         """Want these runs, too."""
-        new = not (self.path / GRID_NAME).is_file()
-        if new and self.path.exists() and not {path.name for path in self.path.iterdir()} <= {"runs", "locks"}:
-            raise InputError(f"{self.path} holds something that is not a grid: give another --output_dir.")
+        if not (self.path / GRID_NAME).is_file() and self.path.exists():
+            # Another process may be making this grid at this moment.
+            foreign = [path for path in self.path.iterdir() if not path.name.startswith(("runs", "locks", GRID_NAME))]
+            if foreign:
+                raise InputError(f"{self.path} holds something that is not a grid: give another --output_dir.")
         for name in ("runs", "locks"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         with self.lock("grid"):

@@ -150,8 +150,24 @@ _GENERATED = (
         text_columns=("sentence1", "sentence2"),
         labels=("entailment", "not_entailment"),
         metrics=("accuracy",),
-        train_rows=800,
-        test_splits={"validation": 200},
+        train_rows=320,
+        test_splits={"validation": 160},
+    ),
+    Task(
+        name="demo_mrpc",
+        text_columns=("sentence1", "sentence2"),
+        labels=("not_equivalent", "equivalent"),
+        metrics=("accuracy", "f1"),
+        train_rows=320,
+        test_splits={"validation": 160},
+    ),
+    Task(
+        name="demo_cola",
+        text_columns=("sentence",),
+        labels=("unacceptable", "acceptable"),
+        metrics=("matthews_correlation",),
+        train_rows=320,
+        test_splits={"validation": 160},
     ),
 )
 
