@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, Trainer
 from transformers.utils import logging
 
-from glue_runs.encoder import load_encoder
+from glue_runs.encoder import load_model
 from glue_runs.tasks import TASKS
 from lbe_hf import LBETrainer, LBETrainingArguments
 
@@ -58,9 +58,7 @@ TRAINERS: dict[str, type[Trainer]] = {"Trainer": Trainer, "LBETrainer": LBETrain
 
 def build(model: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    return (
-        load_encoder("minilm", TASKS["rte"])[0] if model == "minilm" else BertForSequenceClassification(BertConfig())
-    )
+    return load_model("minilm", TASKS["rte"]) if model == "minilm" else BertForSequenceClassification(BertConfig())
 
 
 def stepper(kind: str, model: str, precision: str) -> Callable[[], None]:
