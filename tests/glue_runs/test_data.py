@@ -52,10 +52,10 @@ def test_fraction_out_of_range(fraction: float) -> None:
 
 def test_tokens_are_cut_and_padded_only_when_asked() -> None:
     tokenizer, official = load_tokenizer("minilm"), load_official(DEMO, None)
-    dynamic = tokenize(official, DEMO, tokenizer, max_length=24)["train"]
+    dynamic = tokenize(official, DEMO, tokenizer, max_length=18)["train"]
     assert set(dynamic.column_names) == {"input_ids", "token_type_ids", "attention_mask", "label"}
     lengths = {len(ids) for ids in dynamic["input_ids"]}
-    assert max(lengths) == 24
+    assert max(lengths) == 18
     assert len(lengths) > 1
     padded = tokenize(official, DEMO, tokenizer, max_length=64, pad_to_max_length=True)["train"]
     assert {len(ids) for ids in padded["input_ids"]} == {64}

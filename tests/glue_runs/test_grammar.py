@@ -1,29 +1,74 @@
-from glue_runs.grammar import _PEOPLE, generate_entailment
+import re
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from glue_runs.grammar import generate
+from glue_runs.tasks import TASKS
+
+GENERATED = [task.name for task in TASKS.values() if task.generated]
 
 
-def test_same_seed_same_rows() -> None:
-    assert generate_entailment(50, seed=3) == generate_entailment(50, seed=3)
-    assert generate_entailment(50, seed=3) != generate_entailment(50, seed=4)
+def texts(rows: list[dict[str, Any]]) -> list[str]:
+    return [" ".join(str(value) for name, value in row.items() if name.startswith("sentence")) for row in rows]
 
 
-def test_balanced_and_distinct_between_splits() -> None:
-    train, validation = generate_entailment(800, seed=0), generate_entailment(200, seed=1)
-    assert sum(int(row["label"]) for row in train) == 400
-    seen = {(row["sentence1"], row["sentence2"]) for row in train}
-    assert len(seen) > 780
-    assert sum((row["sentence1"], row["sentence2"]) in seen for row in validation) < 5
+@pytest.mark.parametrize("task", GENERATED)
+def test_rows_are_those_of_the_seed_balanced_and_new_in_the_test_set(task: str) -> None:
+    train, test = generate(task, 300, seed=0), generate(task, 150, seed=1)
+    assert train == generate(task, 300, seed=0)
+    assert (sum(row["label"] for row in train), sum(row["label"] for row in test)) == (150, 75)
+    assert len({*texts(train), *texts(test)}) == 450
+    assert {*TASKS[task].text_columns, "label", "idx"} == set(train[0])
 
 
-def test_words_alone_do_not_give_the_label_away() -> None:
-    """Every entailed hypothesis names the people of its premise; so does a third and more of the others."""
-    shares = []
-    for label in (0, 1):
-        rows = [row for row in generate_entailment(800, seed=0) if row["label"] == label]
-        same = [_people(str(row["sentence1"])) == _people(str(row["sentence2"])) for row in rows]
-        shares.append(sum(same) / len(rows))
-    assert shares[0] == 1
-    assert 0.55 < shares[1] < 0.8
+@pytest.mark.parametrize("task", GENERATED)
+def test_length_does_not_give_the_label_away(task: str) -> None:
+    rows = generate(task, 600, seed=0)
+    lengths = [
+        [len(text.split()) for row, text in zip(rows, texts(rows), strict=True) if row["label"] == label]
+        for label in (0, 1)
+    ]
+    assert abs(mean(lengths[0]) - mean(lengths[1])) < 0.5
 
 
-def _people(sentence: str) -> set[str]:
-    return {person for person in _PEOPLE if person in sentence}
+def test_entailed_sentences_tell_what_was_done() -> None:
+    not_done = re.compile(r"failed|forgot|refused|hoped|was about|was asked|lacked|had the wish")
+    for row in generate("demo_rte", 200, seed=0):
+        thing = row["sentence1"].rstrip(".").split()[-1]
+        follows = not not_done.search(row["sentence1"]) and thing in row["sentence2"]
+        assert follows == (row["label"] == 0)
+
+
+def test_paraphrases_name_the_same_people_and_thing() -> None:
+    for row in generate("demo_mrpc", 200, seed=0):
+        names = [set(re.findall(r"\b[A-Z][a-z]+\b", row[f"sentence{number}"])) - {"The"} for number in (1, 2)]
+        things = [set(re.findall(r"(\w+) (\w+)(?= went| from| on| by|\.)", row[f"sentence{n}"])[0]) for n in (1, 2)]
+        if row["label"] == 1:
+            assert names[0] == names[1]
+            assert row["sentence1"] != row["sentence2"]
+        elif names[0] == names[1] and things[0] == things[1]:
+            assert _giver(row["sentence1"]) != _giver(row["sentence2"])
+
+
+def _giver(sentence: str) -> str:
+    """Who gives, by where the name stands in each way to tell it."""
+    found = re.search(r"(?:from|by) (\w+)|^(\w+) (?:gave|passed)", sentence)
+    assert found is not None
+    return found[1] or found[2]
+
+
+def test_grammatical_sentences_agree() -> None:
+    right = re.compile(
+        r"((He|She) (does not \w+|is \w+ing|has \w+(ed|ght|nd|ld))"
+        r"|(We|They) (do not \w+|are \w+ing|have \w+(ed|ght|nd|ld)))"
+        r" the (red|blue|green|black|white|yellow) \w+ for (him|her|us|them)\."
+    )
+    base = re.compile(r"(do|does) not (buy|clean|find|paint|repair|sell) ")
+    for row in generate("demo_cola", 300, seed=0):
+        sentence = row["sentence"]
+        grammatical = right.fullmatch(sentence) is not None and (
+            " not " not in sentence or bool(base.search(sentence))
+        )
+        assert grammatical == (row["label"] == 1), sentence
