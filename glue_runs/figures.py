@@ -86,7 +86,8 @@ def _draw_learning_rates(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_xscale("log")
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.minorticks_off()
-    axes.set_xlabel("learning rate (mean, min and max over seeds)")
+    axes.set_xlim(rates[0] / 1.3, rates[-1] * 1.3)
+    axes.set_xlabel("learning rate")
     axes.legend(frameon=False, fontsize="small")
 
 

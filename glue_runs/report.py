@@ -73,6 +73,10 @@ _CONTEST_NOTE = (
     "chosen."
 )
 _SEEDS_NOTE = f"Fewer than {MIN_SEEDS} seeds give no interval and no p-value."
+_PICTURES_NOTE = (
+    "Test scores at the chosen settings, a point a seed and a line for their mean; test scores by learning rate, mean "
+    "and range over seeds; batch entropy of each layer in training, mean over seeds, beside the targets at its end."
+)
 _STATISTICS_NOTE = (
     "Intervals are 95% bootstrap percentiles of the mean difference; p is two-sided, from the exact paired "
     "permutation test (Wilcoxon's for more than 12 seeds). With n seeds p cannot be below 2 / 2^n: 0.25 for 3, "
@@ -180,7 +184,8 @@ def _pictures(folder: GridFolder, results: pd.DataFrame) -> str:
         return "There are none without matplotlib: `pip install 'lbe-hf[plot]'` and make the report again."
     from .figures import draw
 
-    return "\n\n".join(f"![{path.stem.replace('_', ' ')}]({path.name})" for path in draw(folder, results))
+    pictures = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in draw(folder, results)]
+    return "\n\n".join([_PICTURES_NOTE, *pictures])
 
 
 def _provenance(folder: GridFolder, results: pd.DataFrame) -> str:

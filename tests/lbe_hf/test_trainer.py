@@ -391,6 +391,21 @@ def test_logs_are_means_over_steps_and_reach_the_trackers(make_trainer: Make) ->
         assert tracker.logs[step]["entropy_last"] == entropies[-1]
 
 
+def test_targets_are_logged_beside_the_entropies(make_trainer: Make) -> None:
+    rows = token_rows(12)
+    logs = {}
+    for beta in (0.0, 5.0):
+        trainer = make_trainer(
+            LBETrainer, bert(), rows, lbe_beta=beta, lbe_log_entropy=True, lbe_alpha_learning_rate=0.1
+        )
+        trainer.train()
+        logs[beta] = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    names = [f"target/layer_{index:02d}" for index in range(4)]
+    assert not [name for name in names if name in logs[0.0]]
+    assert [logs[5.0][name] for name in names] == pytest.approx(trainer.lbe.target.tolist())
+    assert trainer.lbe.target.tolist() != pytest.approx([0.5] * 4, abs=0.01)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_task_loss_and_lbe_loss_add_up_to_the_loss(make_trainer: Make, accumulation: int) -> None:
     trainer = make_trainer(
