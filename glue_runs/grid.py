@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         quiet_libraries()
         _check(runs.values())
+        for name in runs:
+            folder.result(name)  # a damaged one is better found now than by the report
         command = shlex.join(["python", "-m", "glue_runs.grid", *argv])
         folder.add({name: run.description for name, run in runs.items()}, command)
     except ValueError as error:

@@ -109,6 +109,10 @@ def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
     assert main([*arguments, "--dry_run"]) == 0
     assert "4 runs: 4 done" in capfd.readouterr().out
     assert (tmp_path / "scores.png").is_file()
+    damaged = next(iter(written))
+    damaged.write_text(damaged.read_text()[:200])
+    assert main(arguments) == 2
+    assert f"error: {damaged} is damaged" in capfd.readouterr().err
 
 
 def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
