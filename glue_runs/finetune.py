@@ -91,7 +91,7 @@ def run(trainer: LBETrainer, splits: DatasetDict, task: Task) -> dict[str, Any]:
 
     The record has `metrics` by split, the `history` of training, `seconds` and `examples_per_second` of training
     (None if it was resumed), `peak_memory_mib`, the names of the regularized `layers`, the `environment`, and the
-    resolved arguments as `config`.
+    resolved arguments as `config`, but for the folder, which may be moved.
     """
     args = trainer.args
     reset_peak_memory()
@@ -107,7 +107,7 @@ def run(trainer: LBETrainer, splits: DatasetDict, task: Task) -> dict[str, Any]:
         "layers": trainer.lbe_layer_names,
         "history": history(trainer.state),
         "environment": environment(),
-        "config": args.to_sanitized_dict(),
+        "config": {name: value for name, value in args.to_sanitized_dict().items() if name != "output_dir"},
     }
 
 

@@ -71,6 +71,7 @@ def test_record_of_a_run(tmp_path: Path, tiny_encoder: str) -> None:
     assert record["environment"]["torch"] == torch.__version__
     assert (record["config"]["seed"], record["config"]["learning_rate"]) == (7, 3e-5)
     assert "hf_x" not in (tmp_path / "result.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "result.json").read_text()
 
 
 def write_tsv(path: Path, *lines: str) -> None:
