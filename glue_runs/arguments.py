@@ -32,7 +32,7 @@ class ModelArguments:
 class DataArguments:
     """Which rows, and how long."""
 
-    task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}; demo_rte is generated."})
+    task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}; those that start with demo_ are generated."})
     data_dir: str | None = field(
         default=None,
         metadata={"help": "Folder with the official files, as in RTE/train.tsv. Default: nyu-mll/glue on the Hub."},

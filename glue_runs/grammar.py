@@ -86,7 +86,7 @@ def _acceptability(label: int, rng: random.Random) -> tuple[str, ...]:
     (subject, _, singular), (_, receiver, _) = pronouns = rng.sample(_PRONOUNS, 2)
     verb, form = rng.choice(_VERBS), rng.randrange(3)
     auxiliary = _AUXILIARIES[form][singular]
-    error = "" if label == 1 else rng.choice(("case", "agreement", "form", "order"))
+    error = "" if label == 1 else rng.choice(("case", "case", "case", "agreement", "form", "order"))
     if error == "case":
         subject, receiver = pronouns[0][1], pronouns[1][0]
     elif error == "agreement":

@@ -60,15 +60,12 @@ def _giver(sentence: str) -> str:
 
 
 def test_grammatical_sentences_agree() -> None:
+    base = "(buy|clean|find|paint|repair|sell)"
+    ing = "(buying|cleaning|finding|painting|repairing|selling)"
+    past = "(bought|cleaned|found|painted|repaired|sold)"
     right = re.compile(
-        r"((He|She) (does not \w+|is \w+ing|has \w+(ed|ght|nd|ld))"
-        r"|(We|They) (do not \w+|are \w+ing|have \w+(ed|ght|nd|ld)))"
+        rf"((He|She) (does not {base}|is {ing}|has {past})|(We|They) (do not {base}|are {ing}|have {past}))"
         r" the (red|blue|green|black|white|yellow) \w+ for (him|her|us|them)\."
     )
-    base = re.compile(r"(do|does) not (buy|clean|find|paint|repair|sell) ")
-    for row in generate("demo_cola", 300, seed=0):
-        sentence = row["sentence"]
-        grammatical = right.fullmatch(sentence) is not None and (
-            " not " not in sentence or bool(base.search(sentence))
-        )
-        assert grammatical == (row["label"] == 1), sentence
+    for row in generate("demo_cola", 2000, seed=0):
+        assert (right.fullmatch(row["sentence"]) is not None) == (row["label"] == 1), row["sentence"]
