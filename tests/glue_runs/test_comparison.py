@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from results import made_up, made_up_grid
+from grids import made_up, made_up_grid
 
 from glue_runs.comparison import choose_settings, paired_difference
 from glue_runs.table import read_results

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from results import made_up, made_up_grid
+from grids import made_up, made_up_grid
 
 from glue_runs.table import read_results
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import made_up, made_up_grid
+from grids import made_up, made_up_grid
 
 from glue_runs.report import main, write_report
 
