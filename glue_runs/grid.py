@@ -59,9 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
     print(write_report(folder))
-    failed = [folder.folder(name) / ERROR_NAME for name in runs if folder.state(name) == "failed"]
-    for path in failed:
-        print(f"failed: {path.parent.name}: {_last_line(path)} (traceback in {path})", file=sys.stderr)
+    failed = [name for name in runs if folder.state(name) == "failed"]
+    for name in failed:
+        traceback_in = folder.folder(name) / ERROR_NAME
+        print(f"failed: {name}: {folder.error(name)} (traceback in {traceback_in})", file=sys.stderr)
     if grid.demo:
         print(_DEMO_NOTE)
     return 1 if failed else 0
@@ -133,10 +134,6 @@ def _print_states(folder: GridFolder, names: list[str]) -> None:
     for name, state in states.items():
         print(f"{state:>11}  {name}")
     print(f"{len(names)} runs: {', '.join(f'{count} {state}' for state, count in Counter(states.values()).items())}")
-
-
-def _last_line(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip().splitlines()[-1]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from .comparison import BASELINE, MIN_SEEDS, Difference, choose_settings, paired_difference
-from .store import ERROR_NAME, GridFolder
+from .store import GridFolder
 from .table import SETTING, SETUP, read_results
 from .tasks import InputError, get_task
 
@@ -199,16 +199,13 @@ def _open_runs(folder: GridFolder, states: dict[str, str]) -> str:
     lines = []
     for name, state in states.items():
         if state == "failed":
-            error = (folder.folder(name) / ERROR_NAME).read_text(encoding="utf-8").strip().splitlines()
-            lines.append(f"- failed: {name}: {error[-1] if error else ''}")
+            lines.append(f"- failed: {name}: {folder.error(name)}")
         elif state != "done":
             lines.append(f"- {state}: {name}")
     return "## Runs that are not done\n\n" + "\n".join(lines) if lines else ""
 
 
 def _markdown(rows: list[dict[str, object]]) -> str:
-    if not rows:
-        return "Nothing to compare yet."
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 

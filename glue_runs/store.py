@@ -89,6 +89,11 @@ class GridFolder:
             return "failed"
         return "interrupted" if folder.is_dir() else "missing"
 
+    def error(self, name: str) -> str:
+        """Last line of the traceback of a run that failed."""
+        lines = (self.folder(name) / ERROR_NAME).read_text(encoding="utf-8").strip().splitlines()
+        return lines[-1] if lines else ""
+
     def tidy(self, keep_models: str) -> None:
         """Remove what finished runs no longer need.
 
