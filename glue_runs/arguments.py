@@ -109,9 +109,14 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArgum
 
 def changed_settings(argv: list[str]) -> dict[str, Any]:
     """What a command line sets to other than its default, by name, with the type it has in the arguments."""
-    parser = _finetune_parser()
-    values = vars(parser.parse_args(argv))
-    return {name: value for name, value in sorted(values.items()) if value != parser.get_default(name)}
+    values, defaults = vars(_finetune_parser().parse_args(argv)), _defaults()
+    return {name: value for name, value in sorted(values.items()) if value != defaults[name]}
+
+
+@lru_cache
+def _defaults() -> dict[str, Any]:
+    """As they are when parsed: the text that stands for a default is read like any other."""
+    return {**vars(_finetune_parser().parse_args(["--task_name", ""])), "task_name": None}
 
 
 @lru_cache

@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
     print(write_report(folder))
+    if any(folder.state(name) == "running" for name in runs):
+        print("Another process is still at work on this grid; it makes the report again when it ends.")
     failed = [name for name in runs if folder.state(name) == "failed"]
     for name in failed:
         traceback_in = folder.folder(name) / ERROR_NAME
@@ -81,7 +83,7 @@ def work(folder: GridFolder, runs: dict[str, Run], measured: str, keep_models: s
     todo = [name for name in runs if folder.state(name) != "done"]
     with tqdm(total=len(runs), initial=len(runs) - len(todo), desc="grid", disable=None) as bar:
         for name in todo:
-            with folder.lock(name, wait=False) as ours:
+            with folder.lock(name, timeout=1) as ours:  # whoever only asks for its state lets go of it at once
                 error = folder.folder(name) / ERROR_NAME
                 failed_elsewhere = error.is_file() and error.stat().st_mtime > started
                 if ours and not failed_elsewhere and folder.state(name) != "done":

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -132,14 +132,25 @@ class Run:
 
     @property
     def method(self) -> str:
-        """What the runs are compared by."""
-        return "baseline" if self.activations is None else f"LBE on {self.activations}"
+        """What the runs are compared by: the activations, and what is fixed of LBE."""
+        activations = "baseline" if self.activations is None else f"LBE on {self.activations}"
+        return ", ".join([activations, *self._what_is_fixed(of_lbe=True)])
+
+    @property
+    def fixed_settings(self) -> str:
+        """What else is fixed, as in `max_length=64, precision=bf16`: only runs that share it can be compared."""
+        return ", ".join(self._what_is_fixed(of_lbe=False))
+
+    def _what_is_fixed(self, of_lbe: bool) -> list[str]:
+        own, unfixed = self.settings, replace(self, fixed=()).settings
+        changed = sorted(name for name in own.keys() | unfixed.keys() if own.get(name) != unfixed.get(name))
+        return [f"{name}={own.get(name, 'default')}" for name in changed if name.startswith("lbe_") == of_lbe]
 
     @property
     def description(self) -> dict[str, Any]:
         """What is known of the run before it is done."""
-        names = ("task", "model", "protocol", "method", "learning_rate", "alpha", "beta", "seed", "settings")
-        return {name: getattr(self, name) for name in names}
+        compared = ("task", "model", "protocol", "fixed_settings", "method", "learning_rate", "alpha", "beta", "seed")
+        return {name: getattr(self, name) for name in (*compared, "settings")}
 
     def argv(self, measured: str) -> list[str]:
         """Arguments for `finetune`. `measured`: the activations whose entropy the baseline logs."""

@@ -88,7 +88,7 @@ def _status(states: dict[str, str]) -> str:
     counts = Counter(states.values())
     if counts["done"] == len(states):
         return f"All {len(states)} runs are done."
-    rest = [f"{counts[state]} {state}" for state in ("failed", "interrupted", "missing") if counts[state]]
+    rest = [f"{counts[state]} {state}" for state in ("failed", "running", "interrupted", "missing") if counts[state]]
     return f"**Incomplete: {counts['done']} of {len(states)} runs are done, {', '.join(rest)} (listed at the end).**"
 
 
@@ -166,8 +166,8 @@ def _difference(difference: Difference) -> dict[str, object]:
 
 def _labels(key: Sequence[str], split: str) -> dict[str, str]:
     """What names a setup in a table; MNLI's second test set is named with the task."""
-    task, model, protocol = key[: len(SETUP)]
-    return {"task": " ".join([task, *split.split("_")[1:]]), "model": model, "protocol": protocol}
+    labels = dict(zip((name.replace("_", " ") for name in SETUP), key, strict=False))
+    return {**labels, "task": " ".join([key[0], *split.split("_")[1:]])}
 
 
 def _setting(runs: pd.DataFrame) -> dict[str, str]:

@@ -62,11 +62,11 @@ class GridFolder:
         return self.path / "runs" / name
 
     @contextmanager
-    def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
-        """Hold a lock that ends with the process, however it ends; without `wait`, False if another holds it."""
+    def lock(self, name: str, timeout: float = -1) -> Iterator[bool]:
+        """Hold a lock that ends with the process, however it ends; False if another holds it for `timeout` seconds."""
         lock = FileLock(self.path / "locks" / f"{name}.lock")
         try:
-            lock.acquire(blocking=wait)
+            lock.acquire(timeout=timeout)
         except Timeout:
             yield False
             return
@@ -81,13 +81,16 @@ class GridFolder:
         return _read_json(path) if path.is_file() else None
 
     def state(self, name: str) -> str:
-        """`done`, `failed`, `interrupted` (which a run in progress is, too) or `missing`."""
+        """`done`, `failed`, `running` (some process holds its lock), `interrupted` or `missing`."""
         folder = self.folder(name)
         if (folder / RESULT_NAME).is_file():
             return "done"
         if (folder / ERROR_NAME).is_file():
             return "failed"
-        return "interrupted" if folder.is_dir() else "missing"
+        if not folder.is_dir():
+            return "missing"
+        with self.lock(name, timeout=0) as free:
+            return "interrupted" if free else "running"
 
     def error(self, name: str) -> str:
         """Last line of the traceback of a run that failed."""
@@ -98,14 +101,15 @@ class GridFolder:
         """Remove what finished runs no longer need.
 
         Args:
-            keep_models: whose model to keep. "none"; "best": of each task, model, method and protocol the run with the
-                best validation score; "all".
+            keep_models: whose model to keep. "none"; "best": of those that differ only in learning rate, alpha,
+                beta and seed the one with the best validation score; "all".
         """
         with self.lock("grid"):
             done = {name: result for name in self.runs if (result := self.result(name)) is not None}
+            described = ("task", "model", "protocol", "fixed_settings", "method")
             best: dict[tuple[str, ...], str] = {}
             for name in sorted(done, key=lambda name: _validation_score(done[name])):
-                best[tuple(done[name][key] for key in ("task", "model", "method", "protocol"))] = name
+                best[tuple(done[name][key] for key in described)] = name
             for name in done:
                 keep = keep_models == "all" or (keep_models == "best" and name in best.values())
                 self._clean(self.folder(name), keep)

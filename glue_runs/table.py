@@ -10,7 +10,7 @@ import pandas as pd
 from .store import GridFolder
 from .tasks import get_task
 
-SETUP = ["task", "model", "protocol"]
+SETUP = ["task", "model", "protocol", "fixed_settings"]
 """What two runs must share to be compared."""
 
 SETTING = ["learning_rate", "alpha", "beta"]

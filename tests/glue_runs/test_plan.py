@@ -49,6 +49,19 @@ def test_settings_of_lbe_are_not_those_of_the_baseline() -> None:
     assert [left.name == right.name for left, right in zip(plain, changed, strict=True)] == [True, False]
 
 
+def test_what_is_fixed_is_told_apart_from_what_is_swept() -> None:
+    baseline, lbe = runs_of(*SMALL, "--max_length", "64", "--lbe_alpha_min", "0.1", "--data_dir", "/data")
+    assert (baseline.fixed_settings, baseline.method) == ("max_length=64, precision=fp32", "baseline")
+    assert (lbe.fixed_settings, lbe.method) == (baseline.fixed_settings, "LBE on hidden_states, lbe_alpha_min=0.1")
+
+
+def test_what_a_protocol_sets_is_no_fixed_setting_and_what_overrides_it_is() -> None:
+    authors = [*SMALL[:-2], "--protocol", "authors"]
+    plain, changed = (plan_runs(*parse_grid(argv))[1] for argv in (authors, [*authors, "--pad_to_max_length", "false"]))
+    assert (plain.fixed_settings, plain.method) == ("", "LBE on feed_forward")
+    assert changed.fixed_settings == "pad_to_max_length=default"
+
+
 def test_activations() -> None:
     runs = runs_of(*SMALL, "--activations", "hidden_states", "feed_forward", "pooler")
     modules = [parse(run.argv("feed_forward"))[2].lbe_target_modules for run in runs]

@@ -33,7 +33,8 @@ def test_scores(tmp_path: Path, unequal: list[dict[str, Any]]) -> None:
     assert report.startswith("All 9 runs are done.\n")
     baseline, lbe = table(report, "Test scores")
     assert baseline == {
-        **{"task": "cola", "model": "m", "protocol": "default", "metric": "matthews correlation"},
+        **{"task": "cola", "model": "m", "protocol": "default", "fixed settings": ""},
+        **{"metric": "matthews correlation"},
         **{"method": "baseline", "learning rate": "1e-05", "alpha": "", "beta": "0", "seeds": "3"},
         **{"validation": "0.5000", "mean": "0.6000", "std": "0.1000", "median": "0.6000"},
         **{"min": "0.5000", "max": "0.7000", "penalty": ""},
@@ -89,6 +90,24 @@ def test_no_baseline_yet(tmp_path: Path) -> None:
     report = write_report(made_up_grid(tmp_path, [made_up(0.5, 0.5, 1, beta=0.05)]))
     (row,) = table(report, "LBE beside the baseline")
     assert (row["seeds"], row["difference"]) == ("0", "")
+
+
+def test_runs_that_differ_in_what_is_fixed_are_not_compared(tmp_path: Path) -> None:
+    """Seeds of one setting would otherwise be counted twice, and differences taken across setups."""
+    records = []
+    for fixed, gain in (("max_length=64", 0.1), ("max_length=128", 0.2)):
+        records += [made_up(0.5, 0.5, seed, fixed_settings=fixed) for seed in SEEDS]
+        records += [made_up(0.5, 0.5 + gain, seed, beta=0.05, fixed_settings=fixed) for seed in SEEDS]
+    report = write_report(made_up_grid(tmp_path, records))
+    scores, differences = table(report, "Test scores"), table(report, "LBE beside the baseline")
+    assert [(row["fixed settings"], row["seeds"]) for row in scores] == [
+        *[("max_length=64", "3")] * 2,
+        *[("max_length=128", "3")] * 2,
+    ]
+    assert [(row["fixed settings"], row["seeds"], row["difference"]) for row in differences] == [
+        ("max_length=64", "3", "+0.1000"),
+        ("max_length=128", "3", "+0.2000"),
+    ]
 
 
 def test_second_test_set_has_rows_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def finish(folder: GridFolder, name: str, method: str, score: float) -> None:
     path = folder.folder(name)
     (path / "checkpoint-3").mkdir(parents=True)
     (path / "model.safetensors").write_text("weights")
-    described = {"task": "rte", "model": "m", "protocol": "default", "method": method}
+    described = {"task": "rte", "model": "m", "protocol": "default", "fixed_settings": "", "method": method}
     (path / "result.json").write_text(json.dumps({**described, "metrics": {"validation": {"accuracy": score}}}))
 
 
@@ -33,10 +33,12 @@ def test_what_is_wanted_adds_up(folder: GridFolder) -> None:
 
 def test_states(folder: GridFolder) -> None:
     finish(folder, "a", "baseline", 0.5)
-    for name in "bc":
+    for name in "bce":
         folder.folder(name).mkdir()
     (folder.folder("b") / "error.txt").write_text("Traceback")
-    assert [folder.state(name) for name in "abcd"] == ["done", "failed", "interrupted", "missing"]
+    with folder.lock("e"):
+        assert [folder.state(name) for name in "abcde"] == ["done", "failed", "interrupted", "missing", "running"]
+    assert folder.state("e") == "interrupted"
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("none", ""), ("best", "bd"), ("all", "abcd")])
@@ -62,14 +64,14 @@ def test_a_lock_has_one_holder(folder: GridFolder) -> None:
     seen: dict[str, Any] = {}
 
     def other() -> None:
-        with folder.lock("a", wait=False) as seen["meanwhile"]:
+        with folder.lock("a", timeout=0) as seen["meanwhile"]:
             pass
 
-    with folder.lock("a", wait=False) as ours:
+    with folder.lock("a", timeout=0) as ours:
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    with folder.lock("a", wait=False) as again:
+    with folder.lock("a", timeout=0) as again:
         pass
     assert (ours, seen["meanwhile"], again) == (True, False, True)
 

@@ -29,7 +29,7 @@ def made_up(
         for step in (10, 20)
     ]
     return {
-        **{"task": task, "model": "m", "protocol": "default", "method": method, "settings": {}},
+        **{"task": task, "model": "m", "protocol": "default", "fixed_settings": "", "method": method, "settings": {}},
         **{"learning_rate": learning_rate, "alpha": 0.5 if beta > 0 and alpha is None else alpha, "beta": beta},
         **{"seed": seed, "history": history, "layers": ["a", "b", "c"], "environment": ENVIRONMENT},
         "metrics": {"validation": {"loss": 0.5, metric: validation}, "test": {"loss": 0.6, metric: test}},
