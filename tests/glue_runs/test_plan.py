@@ -57,7 +57,8 @@ def test_what_is_fixed_is_told_apart_from_what_is_swept() -> None:
 
 def test_what_a_protocol_sets_is_no_fixed_setting_and_what_overrides_it_is() -> None:
     authors = [*SMALL[:-2], "--protocol", "authors"]
-    plain, changed = (plan_runs(*parse_grid(argv))[1] for argv in (authors, [*authors, "--pad_to_max_length", "false"]))
+    overridden = [*authors, "--pad_to_max_length", "false"]
+    plain, changed = (plan_runs(*parse_grid(argv))[1] for argv in (authors, overridden))
     assert (plain.fixed_settings, plain.method) == ("", "LBE on feed_forward")
     assert changed.fixed_settings == "pad_to_max_length=default"
 
