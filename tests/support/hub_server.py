@@ -165,9 +165,6 @@ class Hub:
             raise Refused(400, "there is no such object")
         return _json({})
 
-    def get_blob(self, headers: Any, body: bytes, oid: str) -> Any:
-        return 200, {"Content-Type": "application/octet-stream", "ETag": f'"{oid}"'}, self.blobs[oid]
-
     def commit(self, headers: Any, body: bytes, repo: str, revision: str) -> Any:
         self._may_write(headers, repo)
         known, changed = self._repo(repo, headers), {}
@@ -191,7 +188,7 @@ class Hub:
         url = f"{self.url}/{repo}/commit/{known.head}"
         return _json({"success": True, "commitUrl": url, "commitOid": known.head})
 
-    def info(self, headers: Any, body: bytes, repo: str, revision: str = "main") -> Any:
+    def info(self, headers: Any, body: bytes, repo: str) -> Any:
         known = self._repo(repo, headers)
         siblings = [{"rfilename": path} for path in sorted(known.files)]
         data = {"_id": "0", "id": repo, "modelId": repo, "sha": known.head, "private": known.private, "tags": []}
@@ -210,14 +207,12 @@ class Hub:
         commit = {"X-Repo-Commit": known.head}
         if path not in known.files:
             raise Refused(404, "Entry not found", "EntryNotFound", **commit)
-        content, etag = known.files[path], f'"{known.oid(path)}"'
-        if not path.endswith(_LARGE):
-            return 200, {**commit, "ETag": etag}, content
-        linked = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": etag}
-        if known.oid(path) in self.xet.hashes:
-            linked["X-Xet-Hash"] = self.xet.hashes[known.oid(path)]
-            linked["X-Xet-Refresh-Route"] = f"{self.url}/api/models/{repo}/xet-read-token/{revision}"
-        return 302, {**commit, **linked, "Location": f"{self.url}/blobs/{known.oid(path)}"}, b""
+        oid = known.oid(path)
+        answer = {**commit, "ETag": f'"{oid}"', "Content-Type": "application/octet-stream"}
+        if oid in self.xet.hashes:
+            route = f"{self.url}/api/models/{repo}/xet-read-token/{revision}"
+            answer |= {"X-Xet-Hash": self.xet.hashes[oid], "X-Xet-Refresh-Route": route}
+        return 200, answer, known.files[path]
 
     def xet_token(self, headers: Any, body: bytes, repo: str, kind: str, revision: str) -> Any:
         if kind == "write":
@@ -237,11 +232,8 @@ _ROUTES: dict[str, Callable[..., tuple[int, dict[str, str], bytes]]] = {
     rf"POST /{_REPO}\.git/info/lfs/objects/batch": Hub.lfs_batch,
     rf"POST /{_REPO}\.git/info/lfs/verify": Hub.verify_blob,
     r"PUT /blobs/(?P<oid>\w+)": Hub.put_blob,
-    r"(?:GET|HEAD) /blobs/(?P<oid>\w+)": Hub.get_blob,
     rf"POST /api/models/{_REPO}/commit/(?P<revision>.+)": Hub.commit,
-    rf"GET /api/models/{_REPO}(?:/revision/(?P<revision>[^/]+))?": lambda hub, headers, body, repo: Hub.info(
-        hub, headers, body, repo
-    ),
+    rf"GET /api/models/{_REPO}(?:/revision/[^/]+)?": Hub.info,
     rf"GET /api/models/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?": Hub.tree,
     rf"(?:GET|HEAD) /{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)": Hub.resolve,
     rf"GET /api/models/{_REPO}/xet-(?P<kind>read|write)-token/(?P<revision>.+)": Hub.xet_token,
