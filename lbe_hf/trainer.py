@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,9 @@ from transformers.utils import logging
 
 from .activations import Activation, ActivationSource, HiddenStates, TargetModules, base_model, check_layers, select
 from .entropy import measure_entropies
+from .model_card import LBESummary, add_lbe_section, keep_own_card, usage
 from .monitor import EntropyMonitor
+from .pushing import nested_checkpoint, report_failed_pushes
 from .regularizer import LBERegularizer
 from .training_args import LBEArguments
 
@@ -303,6 +306,69 @@ class LBETrainerMixin(_Base):
             self.lbe.alpha.copy_(alpha)
         groups = self._lbe_optimizer.state_dict()["param_groups"]
         self._lbe_optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
+
+    # ---- The Hub ---------------------------------------------------------------------------------------------------
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The trainer's card, and below it how the model was regularized; arguments are those of the trainer.
+
+        A `README.md` in the output folder that somebody wrote or edited is kept beside it, as `README-own.md`.
+        """
+        path = Path(str(self.args.output_dir), "README.md")
+        if self.is_world_process_zero():
+            own = keep_own_card(path, self._lbe_model)
+            if own is not None:
+                logger.warning(f"{path} was not written by a trainer: its content is kept in {own.name}.")
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero() and path.is_file():
+            add_lbe_section(path, self._lbe_summary())
+
+    def _lbe_summary(self) -> LBESummary:
+        name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).name
+        first = next((line for line in self.state.log_history if "entropy/layer_00" in line), {})
+        entropies = self._lbe_monitor.entropies
+        known = self.state.global_step > 0 and (self.lbe.beta > 0 or bool(entropies))
+        return LBESummary(
+            settings=self._lbe_settings,
+            layers=self.lbe_layer_names if known else [],
+            alphas=self.lbe.alpha.tolist() if known else [],
+            entropies=entropies,
+            first_entropies=[value for key, value in sorted(first.items()) if key.startswith("entropy/")],
+            usage=usage(self._lbe_model, self.processing_class, name),
+        )
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.push_to_hub`.
+
+        Raises:
+            ValueError: the output folder holds those of other runs, whose checkpoints would be pushed, too.
+        """
+        nested = nested_checkpoint(Path(str(self.args.output_dir)))
+        if nested is not None:
+            raise ValueError(f"{nested} would be pushed with the model: give each run an output_dir of its own.")
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except Exception:
+            folder = self.args.output_dir
+            logger.error(
+                f"The push to the Hub failed. The model is saved in {folder}: push it later with "
+                f"trainer.push_to_hub() or `hf upload {self.hub_model_id or 'REPO'} {folder}`."
+            )
+            raise
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        report_failed_pushes(self.push_in_progress)
+        nested = nested_checkpoint(Path(str(self.args.output_dir)))
+        if nested is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+        else:
+            self._lbe_warn_once(
+                "nested", f"Nothing is pushed: {nested} would go with it. Give each run an output_dir of its own."
+            )
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        report_failed_pushes(getattr(self, "push_in_progress", None))
 
 
 class LBETrainer(LBETrainerMixin, Trainer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
@@ -94,6 +94,10 @@ class LBEArguments:
         other = getattr(super(), "__post_init__", None)  # of the arguments class this one is combined with
         if other is not None:
             other()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: everything but tokens, because `training_args.bin` is pushed with the model."""
+        return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
 
     def check_lbe(self) -> None:
         """Raise a ValueError that names the first setting outside its range."""

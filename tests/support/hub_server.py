@@ -44,7 +44,7 @@ class Repo:
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer that is an error."""
 
     def __init__(self, status: int, message: str = "", code: str = "", **headers: str) -> None:
@@ -85,38 +85,38 @@ class Hub:
             self.received.append(f"{method} {path}\n{sent}\n".encode() + body)
             for pattern, status in self.fail_with.items():
                 if re.search(pattern, f"{method} {path}"):
-                    raise Refused(status, "Sorry, something is wrong with this server")
+                    raise RefusedError(status, "Sorry, something is wrong with this server")
             path = urlsplit(path).path
             for pattern, route in _ROUTES.items():
                 matched = re.fullmatch(pattern, f"{method} {path}")
                 if matched:
                     given = {name: unquote(value) for name, value in matched.groupdict().items()}
                     return route(self, headers, body, **given)
-            raise Refused(404, f"no route for {method} {path}")
+            raise RefusedError(404, f"no route for {method} {path}")
 
     def _user(self, headers: Any) -> str | None:
         token = headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token != TOKEN:
-            raise Refused(401, "Invalid credentials in Authorization header")
+            raise RefusedError(401, "Invalid credentials in Authorization header")
         return "me" if token else None
 
     def _may_write(self, headers: Any, repo: str) -> None:
         user = self._user(headers)
         if user is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         if repo.split("/")[0] != user:
-            raise Refused(403, f"You don't have the rights to write to {repo}")
+            raise RefusedError(403, f"You don't have the rights to write to {repo}")
 
     def _repo(self, repo: str, headers: Any) -> Repo:
         found = self.repos.get(repo)
         if found is None or (found.private and self._user(headers) is None):
-            raise Refused(404, "Repository not found", "RepoNotFound")
+            raise RefusedError(404, "Repository not found", "RepoNotFound")
         return found
 
     def whoami(self, headers: Any, body: bytes) -> Any:
         user = self._user(headers)
         if user is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         return _json({"type": "user", "name": user, "orgs": [], "auth": {"type": "access_token"}})
 
     def create(self, headers: Any, body: bytes) -> Any:
@@ -155,14 +155,14 @@ class Hub:
 
     def put_blob(self, headers: Any, body: bytes, oid: str) -> Any:
         if hashlib.sha256(body).hexdigest() != oid:
-            raise Refused(400, "the content is not that of its oid")
+            raise RefusedError(400, "the content is not that of its oid")
         self.blobs[oid] = body
         return _json({})
 
     def verify_blob(self, headers: Any, body: bytes, repo: str) -> Any:
         wanted = json.loads(body)
         if len(self.blobs.get(wanted["oid"], b"")) != wanted["size"]:
-            raise Refused(400, "there is no such object")
+            raise RefusedError(400, "there is no such object")
         return _json({})
 
     def commit(self, headers: Any, body: bytes, repo: str, revision: str) -> Any:
@@ -179,10 +179,10 @@ class Hub:
             elif kind == "lfsFile":
                 content = self.blobs.get(value["oid"]) or self.xet.content(value["oid"])
                 if content is None:
-                    raise Refused(400, f"{value['path']} was not uploaded")
+                    raise RefusedError(400, f"{value['path']} was not uploaded")
                 self.blobs[value["oid"]] = changed[value["path"]] = content
             else:
-                raise Refused(400, f"this server knows no {kind}")
+                raise RefusedError(400, f"this server knows no {kind}")
         known.files.update(changed)
         known.commits.append(summary)
         url = f"{self.url}/{repo}/commit/{known.head}"
@@ -198,7 +198,7 @@ class Hub:
         known, prefix = self._repo(repo, headers), f"{folder}/" if folder else ""
         found = {path: content for path, content in known.files.items() if path.startswith(prefix)}
         if not found and folder:
-            raise Refused(404, "there is no such folder", "EntryNotFound")
+            raise RefusedError(404, "there is no such folder", "EntryNotFound")
         files = [{"type": "file", "path": p, "size": len(c), "oid": known.oid(p)} for p, c in sorted(found.items())]
         return _json(files)
 
@@ -206,7 +206,7 @@ class Hub:
         known = self._repo(repo, headers)
         commit = {"X-Repo-Commit": known.head}
         if path not in known.files:
-            raise Refused(404, "Entry not found", "EntryNotFound", **commit)
+            raise RefusedError(404, "Entry not found", "EntryNotFound", **commit)
         oid = known.oid(path)
         answer = {**commit, "ETag": f'"{oid}"', "Content-Type": "application/octet-stream"}
         if oid in self.xet.hashes:
@@ -217,7 +217,10 @@ class Hub:
     def xet_token(self, headers: Any, body: bytes, repo: str, kind: str, revision: str) -> Any:
         if kind == "write":
             self._may_write(headers, repo)
-        return _json({"accessToken": "a-token-of-the-store", "exp": 2**33, "casUrl": f"{self.url}/xet"})
+        token, until, url = "a-token-of-the-store", 2**33, f"{self.url}/xet"
+        status, answer, body = _json({"accessToken": token, "exp": until, "casUrl": url})  # hf_xet reads the body,
+        answer |= {"X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(until), "X-Xet-Cas-Url": url}
+        return status, answer, body  # and huggingface_hub the headers
 
     def xet_request(self, headers: Any, body: bytes, method: str, path: str) -> Any:
         return self.xet.answer(f"{method} {path}", body, f"{self.url}/xet", headers)
@@ -278,7 +281,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             body = self._body()
             try:
                 status, headers, content = hub.answer(self.command, self.path, self.headers, body)
-            except Refused as error:
+            except RefusedError as error:
                 status, headers, content = error.status, error.headers, json.dumps({"error": error.message}).encode()
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
