@@ -13,6 +13,7 @@ from transformers.utils import logging
 from lbe_hf import LBETrainingArguments
 
 from .precision import PRECISIONS, choose_precision
+from .redaction import redact
 from .tasks import TASKS, InputError
 
 logger = logging.get_logger(__name__)
@@ -93,7 +94,7 @@ class Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line, where argparse would print the usage of some 150 arguments before it."""
-        self.exit(2, f"error: {message} (see --help)\n")
+        self.exit(2, f"error: {redact(message)} (see --help)\n")
 
 
 def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:

@@ -14,7 +14,7 @@ from .tsv import read_tsv, tsv_path
 
 logger = logging.get_logger(__name__)
 
-_HUB_DATASET = "nyu-mll/glue"
+HUB_DATASET = "nyu-mll/glue"
 
 
 def load_official(task: Task, data_dir: str | None) -> DatasetDict:
@@ -97,11 +97,11 @@ def name_as_test(official_split: str) -> str:
 
 def _from_hub(task: Task, splits: list[str]) -> DatasetDict:
     try:
-        rows = load_dataset(_HUB_DATASET, task.name)
+        rows = load_dataset(HUB_DATASET, task.name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{_HUB_DATASET} cannot be loaded ({reason}): pass the folder of the official TSV files as --data_dir."
+            f"{HUB_DATASET} cannot be loaded ({reason}): pass the folder of the official TSV files as --data_dir."
         ) from error
     return DatasetDict({split: rows[split] for split in splits})
 

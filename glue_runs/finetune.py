@@ -14,9 +14,12 @@ from transformers import DataCollatorWithPadding, TrainerCallback, TrainerState,
 from lbe_hf import LBETrainer
 
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, parse
+from .card import write_card
 from .data import load_official, split, tokenize
 from .encoder import load_model, load_tokenizer
 from .metrics import compute_metrics_for
+from .push import PushArguments, hub_is_ready, push_or_say_why
+from .redaction import redact
 from .result import RESULT_NAME, environment, history, peak_memory_mib, reset_peak_memory, write_json
 from .tasks import InputError, Task, get_task
 
@@ -53,6 +56,8 @@ def prepare(
             raise InputError(f"{args.output_dir} has no checkpoint: start without --resume_from_checkpoint.")
     elif args.resume_from_checkpoint is not None and not os.path.isdir(args.resume_from_checkpoint):
         raise InputError(f"{args.resume_from_checkpoint} is not a checkpoint folder.")
+    if args.push_to_hub and args.process_index == 0:
+        args.push_to_hub = hub_is_ready(args)
     with args.main_process_first(desc="tokenization"):
         rows = tokenized_rows(
             task.name, model_name, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length
@@ -96,7 +101,7 @@ def run(trainer: LBETrainer, splits: DatasetDict, task: Task) -> dict[str, Any]:
     args = trainer.args
     reset_peak_memory()
     trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # whoever calls this pushes, when the card has the results
     trainer.save_state()
     whole = args.resume_from_checkpoint is None
     return {
@@ -117,12 +122,14 @@ def _evaluate(trainer: LBETrainer, rows: Dataset, split: str, task: Task) -> dic
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 2 with one line on standard error for input that cannot be run."""
+    """Exit code 0; 1 if the push to the Hub failed; 2, with one line on standard error, for unusable input."""
+    hub_token = None
     try:
         model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv)
+        wants_push, hub_token = args.push_to_hub, args.hub_token
         trainer, splits = prepare(model_args, data_args, args)
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()), hub_token)}", file=sys.stderr)
         return 2
     record = run(trainer, splits, get_task(data_args.task_name))
     if trainer.is_world_process_zero():
@@ -131,7 +138,10 @@ def main(argv: list[str] | None = None) -> int:
         for name, metrics in record["metrics"].items():
             print(f"{name:>15}: {', '.join(f'{metric} {value:.4f}' for metric, value in metrics.items())}")
         print(f"model and {RESULT_NAME} saved to {args.output_dir}")
-    return 0
+    write_card(trainer, model_args, data_args, args, record["metrics"])
+    if not (wants_push and trainer.is_world_process_zero()):
+        return 0
+    return push_or_say_why(Path(args.output_dir), PushArguments(hub_token=hub_token))
 
 
 if __name__ == "__main__":

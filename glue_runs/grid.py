@@ -20,10 +20,13 @@ import torch
 from tqdm import tqdm
 
 from .arguments import parse
+from .card import write_card
 from .finetune import last_checkpoint, prepare, tokenized_rows
 from .finetune import run as finetune
 from .plan import Run, parse_grid, plan_runs
 from .progress import quiet_libraries, show_run
+from .push_grid import push_chosen
+from .redaction import redact, without_token
 from .report import write_report
 from .result import RESULT_NAME, write_json
 from .store import ERROR_NAME, GridFolder
@@ -33,7 +36,7 @@ _DEMO_NOTE = "This is a demonstration on generated sentences. It is not GLUE: it
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0; 1 if a run failed; 2, with one line on standard error, for input that cannot be run."""
+    """Exit code 0; 1 if a run or a push failed; 2, with one line on standard error, for input that cannot be run."""
     argv = sys.argv[1:] if argv is None else argv
     if "--demo" in argv:
         print(_DEMO_NOTE)
@@ -48,13 +51,14 @@ def main(argv: list[str] | None = None) -> int:
         _check(runs.values())
         for name in runs:
             folder.result(name)  # a damaged one is better found now than by the report
-        command = shlex.join(["python", "-m", "glue_runs.grid", *argv])
+        command = shlex.join(["python", "-m", "glue_runs.grid", *without_token(argv)])
         folder.add({name: run.description for name, run in runs.items()}, command)
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     try:
-        work(folder, runs, grid.measured, grid.keep_models)
+        keep_models = "settings" if grid.push_to_hub and grid.keep_models != "all" else grid.keep_models
+        work(folder, runs, grid.measured, keep_models)
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
@@ -65,9 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     for name in failed:
         traceback_in = folder.folder(name) / ERROR_NAME
         print(f"failed: {name}: {folder.error(name)} (traceback in {traceback_in})", file=sys.stderr)
+    pushed = push_chosen(folder, grid, runs.values()) if grid.push_to_hub else True
     if grid.demo:
         print(_DEMO_NOTE)
-    return 1 if failed else 0
+    return 1 if failed or not pushed else 0
 
 
 def work(folder: GridFolder, runs: dict[str, Run], measured: str, keep_models: str) -> None:
@@ -77,7 +82,7 @@ def work(folder: GridFolder, runs: dict[str, Run], measured: str, keep_models: s
         folder: where they go.
         runs: by name, in order.
         measured: activations whose entropy the baseline logs.
-        keep_models: "none", "best" or "all", as `GridFolder.tidy` takes it.
+        keep_models: as `GridFolder.tidy` takes it.
     """
     started = time.time()
     todo = [name for name in runs if folder.state(name) != "done"]
@@ -111,12 +116,14 @@ def execute(path: Path, run: Run, measured: str) -> str:
         argv += ["--resume_from_checkpoint", checkpoint]
     task = get_task(run.task)
     try:
-        trainer, splits = prepare(*parse(argv))
+        arguments = parse(argv)
+        trainer, splits = prepare(*arguments)
         show_run(trainer, run.name)
         record = finetune(trainer, splits, task)
+        write_card(trainer, *arguments, record["metrics"])
     except Exception as error:  # whatever it is, the other runs go on
-        (path / ERROR_NAME).write_text(traceback.format_exc(), encoding="utf-8")
-        return f"failed: {error}"
+        (path / ERROR_NAME).write_text(redact(traceback.format_exc()), encoding="utf-8")
+        return f"failed: {redact(str(error))}"
     write_json(path / RESULT_NAME, {**run.description, **record})
     scores = [
         f"{split} {task.scores[-1]} {values[task.scores[-1]]:.4f}" for split, values in record["metrics"].items()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from huggingface_hub.utils import validate_repo_id
+
 from .arguments import Parser, changed_settings
 from .precision import PRECISIONS, choose_precision
 from .tasks import TASKS, InputError, get_task
@@ -47,9 +49,10 @@ _SWEPT = {
     "--lbe_alpha": "--lbe_alphas",
     "--lbe_beta": "--lbe_betas",
     "--lbe_target_modules": "--activations",
+    "--hub_model_id": "--hub_model_id_prefix",
 }
 
-_NOT_DEFINING = re.compile(
+NOT_DEFINING = re.compile(
     r"output_dir|data_dir|resume_from_checkpoint|use_cpu|disable_tqdm|report_to|run_name|project|log_.*|logging_.*"
     r"|save_(strategy|steps|total_limit)|push_to_hub|hub_.*|dataloader_(num_workers|pin_memory)|lbe_log_entropy"
 )
@@ -102,6 +105,19 @@ class GridArguments:
             "choices": ["none", "best", "all"],
         },
     )
+    push_to_hub: bool = field(
+        default=False,
+        metadata={
+            "help": "Push the chosen run of each task when all of its runs are done: of the methods with LBE the "
+            "setting with the best mean validation score, and of its seeds the best. Its model is kept, too."
+        },
+    )
+    hub_model_id_prefix: str | None = field(
+        default=None, metadata={"help": "Repositories are named me/prefix-task, for example me/bert-base-lbe-rte."}
+    )
+    hub_token: str | None = field(
+        default=None, metadata={"help": "Token to push with. Default: HF_TOKEN, or that of `hf auth login`."}
+    )
     demo: bool = field(
         default=False,
         metadata={
@@ -109,6 +125,10 @@ class GridArguments:
         },
     )
     dry_run: bool = field(default=False, metadata={"help": "Say which runs there are and how far they are, and stop."})
+
+    def repository(self, task: str) -> str:
+        """Where on the Hub the chosen run of a task goes."""
+        return f"{self.hub_model_id_prefix}-{task}"
 
     @property
     def measured(self) -> str:
@@ -176,7 +196,7 @@ class Run:
         defining = {
             name: value
             for name, value in changed.items()
-            if not _NOT_DEFINING.fullmatch(name) and not (baseline and name.startswith("lbe_"))
+            if not NOT_DEFINING.fullmatch(name) and not (baseline and name.startswith("lbe_"))
         }
         swept = {"task_name": self.task, "model_name_or_path": self.model, "seed": self.seed}
         return {**defining, **swept, "learning_rate": self.learning_rate, "lbe_beta": self.beta}
@@ -207,6 +227,13 @@ def parse_grid(argv: list[str]) -> tuple[GridArguments, list[str]]:
         if swept is not None:
             raise InputError(f"{argument.split('=')[0]} is swept by the grid: use {swept}.")
     grid.tasks = [get_task(name).name for name in grid.tasks]
+    if grid.push_to_hub:
+        if grid.hub_model_id_prefix is None or len(grid.models) > 1:
+            raise InputError(
+                "--push_to_hub pushes one model a task: give --hub_model_id_prefix me/name, and one of --models."
+            )
+        for task in grid.tasks:
+            validate_repo_id(grid.repository(task))
     for name, values in (("lbe_alphas", grid.lbe_alphas), ("lbe_betas", grid.lbe_betas), ("seeds", grid.seeds)):
         for value in values:
             if not (math.isfinite(value) and value >= 0):

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import TrainerState
 
+from .tasks import InputError
+
 RESULT_NAME = "result.json"
 
 
@@ -25,6 +27,20 @@ def write_json(path: Path, content: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Content of the file; `InputError` if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): delete it and start again.") from error
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of the run in this folder, or None if it is not done."""
+    path = folder / RESULT_NAME
+    return read_json(path) if path.is_file() else None
 
 
 def history(state: TrainerState) -> list[dict[str, Any]]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .result import RESULT_NAME, write_json
+from .result import RESULT_NAME, read_json, read_record, write_json
 from .tasks import InputError, get_task
 
 GRID_NAME = "grid.json"
 ERROR_NAME = "error.txt"
+
+_DESCRIBED = ("task", "model", "protocol", "fixed_settings", "method")
+_KEPT_ONE_OF = {"best": _DESCRIBED, "settings": (*_DESCRIBED, "learning_rate", "alpha", "beta")}
 
 
 class GridFolder:
@@ -56,7 +58,7 @@ class GridFolder:
     def _read(self) -> dict[str, Any]:
         if not (self.path / GRID_NAME).is_file():
             raise InputError(f"{self.path} has no {GRID_NAME}: it is not the folder of a grid.")
-        return _read_json(self.path / GRID_NAME)
+        return read_json(self.path / GRID_NAME)
 
     def folder(self, name: str) -> Path:
         return self.path / "runs" / name
@@ -77,8 +79,7 @@ class GridFolder:
 
     def result(self, name: str) -> dict[str, Any] | None:
         """The record of a run that is done, else None."""
-        path = self.folder(name) / RESULT_NAME
-        return _read_json(path) if path.is_file() else None
+        return read_record(self.folder(name))
 
     def state(self, name: str) -> str:
         """`done`, `failed`, `running` (some process holds its lock), `interrupted` or `missing`."""
@@ -97,22 +98,24 @@ class GridFolder:
         lines = (self.folder(name) / ERROR_NAME).read_text(encoding="utf-8").strip().splitlines()
         return lines[-1] if lines else ""
 
-    def tidy(self, keep_models: str) -> None:
+    def tidy(self, keep_models: str, also: Collection[str] = ()) -> None:
         """Remove what finished runs no longer need.
 
         Args:
             keep_models: whose model to keep. "none"; "best": of those that differ only in learning rate, alpha,
-                beta and seed the one with the best validation score; "all".
+                beta and seed the one with the best validation score; "settings": of those that differ only in the
+                seed; "all".
+            also: names of runs whose model is kept in any case.
         """
         with self.lock("grid"):
             done = {name: result for name in self.runs if (result := self.result(name)) is not None}
-            described = ("task", "model", "protocol", "fixed_settings", "method")
-            best: dict[tuple[str, ...], str] = {}
+            keys = _KEPT_ONE_OF.get(keep_models, ())
+            best: dict[tuple[Any, ...], str] = {}
             for name in sorted(done, key=lambda name: _validation_score(done[name])):
-                best[tuple(done[name][key] for key in described)] = name
+                best[tuple(done[name][key] for key in keys)] = name
+            kept = {"none": [], "all": list(done)}.get(keep_models, best.values())
             for name in done:
-                keep = keep_models == "all" or (keep_models == "best" and name in best.values())
-                self._clean(self.folder(name), keep)
+                self._clean(self.folder(name), name in kept or name in also)
 
     @staticmethod
     def _clean(folder: Path, keep_model: bool) -> None:
@@ -126,10 +129,3 @@ class GridFolder:
 def _validation_score(result: dict[str, Any]) -> float:
     score = result["metrics"]["validation"][get_task(result["task"]).scores[-1]]
     return -math.inf if math.isnan(score) else score
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): delete it and start the grid again.") from error

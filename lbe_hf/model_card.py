@@ -40,7 +40,6 @@ class LBESummary:
         entropies: batch entropy of each layer as logged last, in nats; empty if there is none.
         first_entropies: the same as logged first, where each line of the log has it.
         usage: code that loads the model.
-        command: command line that trains it, where it is known.
     """
 
     settings: LBEArguments
@@ -49,7 +48,6 @@ class LBESummary:
     entropies: Sequence[float] = ()
     first_entropies: Sequence[float] = ()
     usage: str = ""
-    command: str = ""
     targets: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,15 +59,25 @@ def add_lbe_section(path: Path, summary: LBESummary) -> None:
     card = ModelCard.load(path)
     card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *TAGS]))
     picture = draw_entropy(path.with_name(PICTURE_NAME), summary)
-    card.text = f"{card.text.rstrip()}\n\n{_section(summary, picture)}"
-    save_card(card, path)
+    save_card(card, path, _section(summary, picture))
 
 
-def save_card(card: ModelCard, path: Path) -> None:
-    """Write the card with a signature, a comment at its end, by which `keep_own_card` knows it again."""
-    card.text = _SIGNATURE.sub("", card.text.rstrip())
+def save_card(card: ModelCard, path: Path, section: str = "") -> None:
+    """Write the card, with one more section at its end.
+
+    It ends with a signature, a comment by which `keep_own_card` knows it again.
+    """
+    card.text = f"{_SIGNATURE.sub('', card.text).rstrip()}\n\n{section}".rstrip()
     card.text += f"\n\n<!-- written by lbe_hf, {_digest(card)} -->\n"
     card.save(path)
+
+
+def name_card(path: Path, name: str) -> None:
+    """Let a generated card at `path` load the model by this name; one that somebody edited stays as it is."""
+    if path.is_file() and _is_generated(path.read_text(encoding="utf-8")):
+        card = ModelCard.load(path)
+        card.text = re.sub(r'from_pretrained\("[^"]*"\)', f'from_pretrained("{name}")', card.text)
+        save_card(card, path)
 
 
 def keep_own_card(path: Path, model: nn.Module) -> Path | None:
@@ -125,7 +133,8 @@ def draw_entropy(path: Path, summary: LBESummary) -> str | None:
         axes.plot(summary.targets, places, "|", color="black", markersize=12, label="target as learned")
     axes.set_yticks(places, summary.layers, fontsize="small")
     axes.set_xlabel("batch entropy (nats)")
-    axes.set_xlim(left=0)
+    highest = max(*summary.entropies, *summary.first_entropies, *summary.targets)
+    axes.set_xlim(0, 1.05 * highest if highest > 0 else 1)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     figure.savefig(path, dpi=150)
@@ -146,7 +155,7 @@ def _digest(card: ModelCard) -> str:
     # Without the tags, which PEFT replaces in every card it finds.
     data: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     data.pop("tags", None)
-    text = _SIGNATURE.sub("", card.text.rstrip()).strip()
+    text = _SIGNATURE.sub("", card.text).strip()
     return hashlib.sha256(json.dumps([data, text], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

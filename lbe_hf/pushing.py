@@ -21,8 +21,10 @@ def report_failed_pushes(push: PushInProgress | None) -> None:
     over = [job for job in jobs if job.done()]
     push.jobs = [job for job in jobs if job not in over]
     for job in over:
-        if not job.cancelled() and job.exception() is not None:
-            logger.warning(f"A push to the Hub failed in the background, training goes on: {job.exception()}")
+        error = None if job.cancelled() else job.exception()
+        if error is not None:
+            reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+            logger.warning(f"A push to the Hub failed in the background, training goes on: {reason}")
 
 
 def nested_checkpoint(output_dir: Path) -> Path | None:
