@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 if the push failed; 2, with one line on standard error, for input that cannot be pushed."""
     parser = Parser(PushArguments, prog="python -m glue_runs.push")
     parser.add_argument("folder", help="Output folder of a run, with its model.")
-    options, rest = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
-    return push_or_say_why(Path(rest.folder), options)
+    given = vars(parser.parse_args(argv))
+    return push_or_say_why(Path(given.pop("folder")), PushArguments(**given))
 
 
 def push_or_say_why(folder: Path, options: PushArguments) -> int:

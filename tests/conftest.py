@@ -5,7 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +55,12 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> Any:
     logging.enable_propagation()
     yield lambda: [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     logging.disable_propagation()
+
+
+@pytest.fixture
+def hub() -> Iterator[Any]:
+    """A Hub on 127.0.0.1 (`hub_server.Hub`), for clients in processes of their own."""
+    import hub_server
+
+    with hub_server.serve() as served:
+        yield served
