@@ -357,7 +357,7 @@ class LBETrainerMixin(_Base):
             raise
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        report_failed_pushes(self.push_in_progress)
+        report_failed_pushes(getattr(self, "push_in_progress", None))
         nested = nested_checkpoint(Path(str(self.args.output_dir)))
         if nested is None:
             super()._push_from_checkpoint(checkpoint_folder)

@@ -45,12 +45,13 @@ def pushed(finetune: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     (folder / "MRPC").mkdir()
     for name in ("train", "dev"):
         (folder / "MRPC" / f"{name}.tsv").write_text(f"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n{rows}\n")
+    by_argument = f"--push_to_hub --hub_model_id me/lbe --hub_token {TOKEN}"
     settings = "--lbe_beta 0.05 --lbe_alpha 0.3 --lbe_log_entropy"
     with serve() as hub:
         ended = run_mains(
             hub,
             folder,
-            f"{finetune} --task_name demo_rte --output_dir out --push_to_hub --hub_model_id me/lbe --hub_token {TOKEN}",
+            f"{finetune} --task_name demo_rte --output_dir out {by_argument}",
             f"{finetune} --task_name mrpc --data_dir {folder} {settings} --output_dir bert-mrpc --push_to_hub",
             f"{finetune} --task_name demo_rte --output_dir quiet",
             token=TOKEN,

@@ -1,0 +1,147 @@
+"""What Trainer's own ways of pushing send to the Hub, and what is said when they fail."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_client import Ended, run_script, token_leaks
+from hub_server import TOKEN, Hub, serve
+from safetensors.torch import load
+from tiny import bert, token_rows
+from transformers import Trainer
+
+from lbe_hf import LBETrainer
+from lbe_hf.pushing import nested_checkpoint
+from lbe_hf.trainer import TARGETS_NAME
+
+STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
+
+SCRIPT = """
+import sys
+sys.path[:0] = [sys.argv[1]]
+token = sys.argv[2]
+import tiny
+from lbe_hf import LBETrainer
+
+def trainer(name, **arguments):
+    arguments = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "hub_always_push": True, **arguments}
+    hub = {"push_to_hub": True, "hub_model_id": name, "hub_token": token}
+    args = tiny.arguments(output_dir=name.split("/")[1], lbe_beta=0.5, **{**hub, **arguments})
+    return LBETrainer(tiny.bert(), args=args, train_dataset=tiny.token_rows(16))
+
+def fail(expected, action, *arguments, **named):
+    try:
+        action(*arguments, **named)
+    except Exception as error:
+        print(f"{expected}: {type(error).__name__}: {' '.join(str(error).split())}")
+    else:
+        print(f"{expected}: nothing failed")
+
+for strategy in ("end", "every_save", "checkpoint", "all_checkpoints"):
+    trained = trainer(f"me/{strategy}", hub_strategy=strategy)
+    trained.train()
+    trained.push_to_hub()
+saved = trainer("me/saved", hub_strategy="end")
+saved.train()
+saved.save_model()
+later = trainer("me/later", push_to_hub=False, hub_token=None)
+later.train()
+later.push_to_hub(token=token, tags=["mine"], blocking=False).result()
+full = trainer("me/full")
+full.train()
+print("trained:", full.state.global_step)
+fail("full", full.push_to_hub)
+fail("unknown", trainer, "me/unknown", hub_token="hf_" + "Wrong" * 6)
+fail("forbidden", trainer, "you/forbidden")
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path, Ended]]:
+    folder = tmp_path_factory.mktemp("pushed")
+    with serve() as hub:
+        hub.fail_with = {"me/full/commit/": 500}
+        ended = run_script(hub, folder, SCRIPT, str(Path(__file__).parents[1] / "support"), TOKEN)
+        assert ended.code == 0, ended.stderr
+        yield hub, folder, ended
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_strategies(pushed: tuple[Hub, Path, Ended], strategy: str) -> None:
+    repo = pushed[0].repos[f"me/{strategy}"]
+    plain = {"README.md", "config.json", "lbe_entropy.png", "model.safetensors", "training_args.bin"}
+    checkpoints = {"checkpoint": ["last-checkpoint"], "all_checkpoints": ["checkpoint-2", "checkpoint-4"]}
+    folders = {path.split("/")[0] for path in repo.files if "/" in path}
+    assert {path for path in repo.files if "/" not in path} == plain
+    assert folders == set(checkpoints.get(strategy, []))
+    for folder in folders:  # what is asked for is complete: a run goes on from it
+        assert {f"{folder}/{name}" for name in ("optimizer.pt", "trainer_state.json", TARGETS_NAME)} <= set(repo.files)
+    in_training = [commit for commit in repo.commits if commit.startswith("Training in progress, step ")]
+    assert len(in_training) == {"end": 0, "every_save": 2}.get(strategy, 4)
+    assert repo.commits[-1] == "End of training"
+
+
+def test_nothing_of_lbe_in_weights_and_configuration(pushed: tuple[Hub, Path, Ended]) -> None:
+    for repo in pushed[0].repos.values():
+        if "model.safetensors" in repo.files:
+            assert set(load(repo.files["model.safetensors"])) == set(bert().state_dict())
+            assert "lbe" not in repo.files["config.json"].decode()
+
+
+def test_save_model_and_push_to_hub_push(pushed: tuple[Hub, Path, Ended]) -> None:
+    hub, _, _ = pushed
+    assert hub.repos["me/saved"].commits == ["initial commit", "Model save"]
+    assert hub.repos["me/later"].commits == ["initial commit", "End of training"]
+    card = hub.repos["me/later"].files["README.md"].decode()
+    assert "\n- mine\n- generated_from_trainer\n- lbe_hf\n- layerwise-batch-entropy\n" in card
+    assert 'from_pretrained("me/later")' in card
+
+
+def test_failures(pushed: tuple[Hub, Path, Ended]) -> None:
+    hub, folder, ended = pushed
+    assert "trained: 4" in ended.stdout
+    assert ended.stderr.count("A push to the Hub failed in the background, training goes on: Server error '500") == 2
+    assert "full: HfHubHTTPError: Server error '500" in ended.stdout
+    assert "The model is saved in full: push it later with trainer.push_to_hub() or `hf upload me/full full`" in (
+        ended.stderr
+    )
+    assert (folder / "full" / "model.safetensors").is_file()
+    assert "unknown: HfHubHTTPError: Client error '401 Unauthorized'" in ended.stdout
+    assert "forbidden: HfHubHTTPError: 403 Forbidden" in ended.stdout
+    assert token_leaks(hub, folder, ended.stdout, ended.stderr) == []
+
+
+def test_pickled_arguments_carry_no_token(make_trainer: Callable[..., Any]) -> None:
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8), hub_token=TOKEN, lbe_beta=0.3)
+    trainer.save_model()
+    saved = Path(trainer.args.output_dir, "training_args.bin").read_bytes()
+    assert TOKEN.encode() not in saved
+    loaded = torch.load(io.BytesIO(saved), weights_only=False)
+    assert (loaded.lbe_beta, loaded.hub_token) == (0.3, None)
+    assert trainer.args.hub_token == TOKEN
+
+
+def test_checkpoints_of_other_runs_are_not_pushed(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, warnings_of: Any
+) -> None:
+    for own in ("checkpoint-5/checkpoint-1", "_hidden/checkpoint-1", "logs"):
+        (tmp_path / "run" / own).mkdir(parents=True)
+    assert nested_checkpoint(tmp_path / "run") is None
+    (tmp_path / "run" / "trial" / "run-0" / "checkpoint-5").mkdir(parents=True)
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8))
+    with pytest.raises(ValueError, match=r"run-0/checkpoint-5 would be pushed .* an output_dir of its own"):
+        trainer.push_to_hub()
+    for _ in range(2):
+        trainer._push_from_checkpoint(str(tmp_path / "run" / "checkpoint-5"))
+    (warning,) = [text for text in warnings_of() if "Nothing is pushed" in text]
+    assert "run-0/checkpoint-5 would go with it" in warning
+
+
+def test_the_trap_for_the_token_works(hub: Hub, tmp_path: Path) -> None:
+    sending = f"import huggingface_hub as h; h.HfApi().create_repo('me/{TOKEN}')"
+    (tmp_path / "note").write_text(TOKEN)
+    assert run_script(hub, tmp_path, sending, token=TOKEN).code == 0
+    assert token_leaks(hub, tmp_path, TOKEN) == ["request 0", "text 0", f"file {tmp_path / 'note'}"]
