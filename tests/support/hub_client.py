@@ -48,10 +48,13 @@ def run_mains(hub: Hub, folder: Path, *commands: str, **environment: Any) -> lis
     """Run `module argument argument ...`, one after the other, in one process in `folder`, as a user would."""
     arguments = json.dumps([(command.split()[0], command.split()[1:]) for command in commands])
     ended = run_script(hub, folder, _MAINS, arguments, **environment)
-    parts = [part.split("\n<exit code ") for part in (ended.stdout, ended.stderr)]
-    codes = [part.split(">")[0] for part in parts[0][1:]]
+    printed, codes = [], []
+    for stream in (ended.stdout, ended.stderr):
+        first, *rest = stream.split("\n<exit code ")
+        printed.append([first, *(part.partition(">\n")[2] for part in rest)])
+        codes = [int(part.partition(">\n")[0]) for part in rest]
     assert len(codes) == len(commands), ended.stderr
-    return [Ended(int(code), *(part[index] for part in parts)) for index, code in enumerate(codes)]
+    return [Ended(code, *texts) for code, *texts in zip(codes, *printed, strict=False)]
 
 
 def run_script(hub: Hub, folder: Path, script: str, *arguments: str, **environment: Any) -> Ended:
