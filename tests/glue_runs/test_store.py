@@ -89,5 +89,5 @@ def test_damaged_result(folder: GridFolder) -> None:
     finish(folder, "a", "baseline", 0.5)
     path = folder.folder("a") / "result.json"
     path.write_text(path.read_text()[:20])
-    with pytest.raises(InputError, match=r"a/result.json is damaged .* delete it and start the grid again"):
+    with pytest.raises(InputError, match=r"a/result.json is damaged .* delete it and start again"):
         folder.result("a")
