@@ -208,9 +208,11 @@ def test_the_chosen_run_is_of_the_setting_best_by_mean(tmp_path: Path) -> None:
         for seed, validation in enumerate(values)
     ]
     folder = made_up_grid(tmp_path, records)
-    wanted = {f"run{i:02d}": {"task": "cola", "model": "m", "protocol": "default"} for i in range(len(records))}
-    folder.add(wanted, "python -m glue_runs.grid")
-    assert choose_run(folder, "cola", "m", "default") == "run05"  # mean 0.65, seed 1
+    setup = {"task": "cola", "model": "m", "protocol": "default", "fixed_settings": ""}
+    wanted = [f"run{index:02d}" for index in range(len(records))]
+    other = {**setup, "fixed_settings": "max_length=64"}
+    folder.add({**{name: setup for name in wanted}, "other": other}, "python -m glue_runs.grid")
+    assert choose_run(folder, setup) == "run05"  # mean 0.65, seed 1
     for keep, kept in (("settings", {"run01", "run02", "run05", "run07"}), ("best", {"run01", "run02"})):
         for name in wanted:
             (folder.folder(name) / "model.safetensors").touch()
@@ -219,8 +221,8 @@ def test_the_chosen_run_is_of_the_setting_best_by_mean(tmp_path: Path) -> None:
     (folder.folder("run05") / "model.safetensors").touch()
     folder.tidy("none", also=["run05"])
     assert {path.parent.name for path in tmp_path.glob("runs/*/model.safetensors")} == {"run05"}
-    folder.add({"open": {"task": "cola", "model": "m", "protocol": "default"}}, "python -m glue_runs.grid")
-    assert choose_run(folder, "cola", "m", "default") is None
+    folder.add({"open": setup}, "python -m glue_runs.grid")
+    assert choose_run(folder, setup) is None
 
 
 @pytest.mark.parametrize(
