@@ -349,10 +349,10 @@ class LBETrainerMixin(_Base):
         try:
             return super().push_to_hub(*args, **kwargs)
         except Exception:
-            folder = self.args.output_dir
+            folder, repo = self.args.output_dir, self.hub_model_id or "REPO"
             logger.error(
                 f"The push to the Hub failed. The model is saved in {folder}: push it later with "
-                f"trainer.push_to_hub() or `hf upload {self.hub_model_id or 'REPO'} {folder}`."
+                f"trainer.push_to_hub() or `hf upload {repo} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*'`."
             )
             raise
 

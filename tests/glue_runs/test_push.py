@@ -26,7 +26,7 @@ STOCK_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 def finetune(tiny_encoder: str) -> str:
     return (
         f"glue_runs.finetune --model_name_or_path {tiny_encoder} --max_steps 4 --use_cpu --precision fp32 "
-        "--logging_steps 2 --save_strategy steps --save_steps 2 --hub_always_push --disable_tqdm true"
+        "--logging_steps 2 --save_strategy steps --save_steps 2 --disable_tqdm true"
     )
 
 
@@ -64,7 +64,8 @@ def pushed(finetune: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_what_is_pushed_comes_back_bit_for_bit(pushed: Pushed, tmp_path: Path) -> None:
     assert set(pushed.hub.repos) == {"me/lbe", "me/bert-mrpc"}  # and not the one that nobody asked to push
     repo = pushed.hub.repos["me/lbe"]
-    assert repo.commits[1:] == [*(f"Training in progress, step {step}" for step in (2, 4)), "End of training"]
+    assert repo.commits[1].startswith("Training in progress, step ")
+    assert repo.commits[-1] == "End of training"
     beside = {"README.md", "lbe_entropy.png", "result.json", "trainer_state.json", "training_args.bin"}
     assert set(repo.files) == STOCK_FILES | beside
     assert_comes_back(pushed.hub, tmp_path, "me/lbe", pushed.folder / "out")
@@ -211,7 +212,7 @@ def test_the_chosen_run_is_of_the_setting_best_by_mean(tmp_path: Path) -> None:
     setup = {"task": "cola", "model": "m", "protocol": "default", "fixed_settings": ""}
     wanted = [f"run{index:02d}" for index in range(len(records))]
     other = {**setup, "fixed_settings": "max_length=64"}
-    folder.add({**{name: setup for name in wanted}, "other": other}, "python -m glue_runs.grid")
+    folder.add({**dict.fromkeys(wanted, setup), "other": other}, "python -m glue_runs.grid")
     assert choose_run(folder, setup) == "run05"  # mean 0.65, seed 1
     for keep, kept in (("settings", {"run01", "run02", "run05", "run07"}), ("best", {"run01", "run02"})):
         for name in wanted:
