@@ -17,6 +17,7 @@ from .activations import Activation, ActivationSource, HiddenStates, TargetModul
 from .entropy import measure_entropies
 from .monitor import EntropyMonitor
 from .regularizer import LBERegularizer
+from .sync import measure_entropies_over_processes
 from .training_args import LBEArguments
 
 if TYPE_CHECKING:
@@ -92,11 +93,16 @@ class LBETrainerMixin(_Base):
                 "LBETrainer does not run on several GPUs in one process (DataParallel): start it with "
                 "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
             )
-        if self.args.per_device_train_batch_size == 1 and self._lbe_settings.lbe_samples == "sequence":
+        one_row = self.args.per_device_train_batch_size == 1 and not self._lbe_synced
+        if one_row and self._lbe_settings.lbe_samples == "sequence":
             raise ValueError(
                 "One row has no variance over rows: use lbe_samples='token' with per_device_train_batch_size=1, "
                 "or a larger batch."
             )
+
+    @property
+    def _lbe_synced(self) -> bool:
+        return self._lbe_settings.lbe_sync_batch and self.args.world_size > 1
 
     def _lbe_make_targets(self, num_layers: int) -> None:
         settings, args = self._lbe_settings, self.args
@@ -152,8 +158,9 @@ class LBETrainerMixin(_Base):
             self._lbe_make_targets(len(activations))
         self.lbe_layer_names = [activation.name for activation in activations]
         masks = [a.mask if a.mask_fits and settings.lbe_ignore_padding else None for a in activations]
+        measure = measure_entropies_over_processes if settings.lbe_sync_batch else measure_entropies
         with torch.set_grad_enabled(settings.lbe_beta > 0 and torch.is_grad_enabled()):
-            entropies, measured = measure_entropies([a.value for a in activations], masks, settings.lbe_samples)
+            entropies, measured = measure([a.value for a in activations], masks, settings.lbe_samples)
         return entropies.to(self.lbe.alpha.device), measured.all().to(self.lbe.alpha.device)
 
     def _lbe_check_activations(self, activations: list[Activation]) -> None:
@@ -166,7 +173,8 @@ class LBETrainerMixin(_Base):
                     f"These modules have one sample in a batch of several: {', '.join(single)}. Leave them out of "
                     "lbe_target_modules, or choose layers with lbe_layers."
                 )
-            self._lbe_warn_once("unmeasured", _UNMEASURED)
+            if not self._lbe_synced:
+                self._lbe_warn_once("unmeasured", _UNMEASURED)
         misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
         if misfits and settings.lbe_ignore_padding:
             self._lbe_warn_once(

@@ -5,7 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("encoder")
     tiny.save_encoder(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Any]:
+    """`ranks(function, ...)` calls a function of `on_ranks` in two processes of one group, as `torchrun` makes it."""
+    from ranks import Ranks
+
+    pair = Ranks()
+    yield pair
+    pair.stop()
 
 
 @pytest.fixture
