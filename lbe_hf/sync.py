@@ -82,19 +82,17 @@ def _merge(layers: list[Moments], samples: Samples) -> Iterator[Moments]:
 
 def _longest(layers: list[Moments]) -> list[int]:
     """Units of each layer where it has most of them."""
-    features = [own.mean.shape[1] for own in layers]
-    lengths = torch.tensor(
-        [*(len(own.count) for own in layers), *features, *(-count for count in features)],
-        device=layers[0].count.device,
-    )
+    units, features = [len(own.count) for own in layers], [own.mean.shape[1] for own in layers]
+    lengths = torch.tensor([units, features, [-count for count in features]], device=layers[0].count.device)
     dist.all_reduce(lengths, dist.ReduceOp.MAX)
+    longest: list[int]
     longest, most, fewest = lengths.tolist()
     if most != [-count for count in fewest]:
         raise ValueError(
             "The processes have activations of different shapes beyond the positions, which lbe_sync_batch cannot "
             f"compare: {[-count for count in fewest]} to {most} features. Give all rows one size, or leave it out."
         )
-    return list(longest)
+    return longest
 
 
 def _sum_over_processes(tensors: list[Tensor]) -> Iterator[Tensor]:

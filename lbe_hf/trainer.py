@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
@@ -299,11 +300,15 @@ class LBETrainerMixin(_Base):
     def _lbe_load_targets(self, checkpoint: str) -> None:
         if self.lbe.beta == 0:
             return
+        # One process reads for all: the others may not see its files, and their targets must be the same.
         path = os.path.join(checkpoint, TARGETS_NAME)
-        if not os.path.isfile(path):
-            logger.warning(f"{checkpoint} has no {TARGETS_NAME}: the learnable targets stay as they are.")
+        read = load_file(path) if self.is_world_process_zero() and os.path.isfile(path) else None
+        (state,) = broadcast_object_list([read])
+        if state is None:
+            self._lbe_warn_once(
+                "no targets", f"{checkpoint} has no {TARGETS_NAME}: the learnable targets stay as they are."
+            )
             return
-        state = load_file(path)
         alpha = state.pop("alpha")
         if alpha.shape != self.lbe.alpha.shape:
             self._lbe_make_targets(len(alpha))
