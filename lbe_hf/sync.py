@@ -37,7 +37,7 @@ def measure_entropies_over_processes(
     Raises:
         ValueError: the processes' activations have different features.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return measure_entropies(activations, attention_masks, samples)
     entropies, measured = measure_entropies(activations, attention_masks, samples, merge=_merge)
     summed: Tensor = _SumGradients.apply(entropies)  # type: ignore[no-untyped-call]

@@ -89,7 +89,7 @@ class LBETrainerMixin(_Base):
         return self.model  # type: ignore[return-value]  # None only while Trainer is being constructed
 
     def _lbe_check_batches(self) -> None:
-        if self.args.n_gpu > 1:
+        if self.args.n_gpu > 1 or isinstance(self._lbe_model, nn.DataParallel):
             raise ValueError(
                 "LBETrainer does not run on several GPUs in one process (DataParallel): start it with "
                 "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."

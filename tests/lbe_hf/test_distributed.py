@@ -153,3 +153,44 @@ def test_one_row_on_each_device(ranks: Ranks, tmp_path: Path) -> None:
         ranks(on_ranks.train, rows, **settings)
     with pytest.raises(ValueError, match="One row has no variance over rows"):
         on_ranks.train(rows, lbe_sync_batch=True, **settings)
+
+
+# ---- Sharded models ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("synced", "settings"),
+    [(False, {}), (True, {}), (True, {"lbe_target_modules": ["output.dense"], "gradient_accumulation_steps": 2})],
+)
+def test_sharded_equals_one_process(ranks: Ranks, tmp_path: Path, synced: bool, settings: dict[str, Any]) -> None:
+    rows = token_rows(64)
+    settings = {"output_dir": str(tmp_path), "max_steps": 5, **settings}
+    results = ranks(on_ranks.train, rows, shard=("BertLayer",), lbe_sync_batch=synced, **settings)
+    accumulation = settings.get("gradient_accumulation_steps", 1)
+    batches: dict[str, Any] = {"per_device_train_batch_size": 8}
+    if not synced:
+        batches = {"gradient_accumulation_steps": 2 * accumulation}
+    compare(results, on_ranks.train(rows, **{**settings, **batches}))
+
+
+def test_sharded_run_resumes_bit_for_bit(ranks: Ranks, tmp_path: Path) -> None:
+    rows = token_rows(36)
+    settings = {"shard": ("BertLayer",), "max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    settings |= {"output_dir": str(tmp_path)}
+    whole = ranks(on_ranks.train, rows, **settings)
+    resumed = ranks(on_ranks.train, rows, resume=str(tmp_path / "checkpoint-4"), **settings)
+    assert len(resumed[0]["gradients"]) == 2
+    check_targets(resumed)
+    for left, right in zip(whole, resumed, strict=True):
+        assert_same(left["weights"], right["weights"])
+        assert torch.equal(left["alpha"], right["alpha"])
+
+
+def test_wrapping_that_makes_hidden_states_disappear(ranks: Ranks) -> None:
+    whole = bert()(**tiny.batch(token_rows(4)), output_hidden_states=True).hidden_states
+    for states in ranks(on_ranks.hidden_states_of_sharded, "bert.encoder.layer.0", "bert.encoder.layer.2"):
+        torch.testing.assert_close(states, list(whole))
+    with pytest.raises(
+        AssertionError, match="because FSDP wraps BertModel: wrap BertEmbeddings, BertLayer instead, or"
+    ):
+        ranks(on_ranks.hidden_states_of_sharded, "bert")

@@ -201,6 +201,8 @@ def test_one_row_batches_of_tokens(make_trainer: Make) -> None:
 
 
 def test_data_parallel_is_refused(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
+        make_trainer(LBETrainer, nn.DataParallel(bert()), token_rows(8))
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
         make_trainer(LBETrainer, bert(), token_rows(8))

@@ -5,9 +5,13 @@ from typing import Any
 import tiny
 import torch
 import torch.distributed as dist
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from lbe_hf.activations import HiddenStates
 from lbe_hf.sync import measure_entropies_over_processes
 
 
@@ -49,11 +53,30 @@ class Watch(TrainerCallback):
         control.should_training_stop = control.should_training_stop or state.global_step == self.last_step
 
 
+class Sharded(tiny.InOrder):
+    """Shards the model with FSDP2, as accelerate does it on accelerators; asked for on a CPU it takes DDP."""
+
+    wrapped: tuple[str, ...]
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.accelerator.state.distributed_type = DistributedType.FSDP
+        self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=list(self.wrapped),
+            state_dict_type="SHARDED_STATE_DICT",
+        )
+        self.is_fsdp_enabled = True
+        assert self.accelerator.is_fsdp2
+
+
 def train(
     rows: list[dict[str, Tensor]],
     model: str = "bert",
     resume: Any = None,
     last_step: int | None = None,
+    shard: tuple[str, ...] = (),
     **arguments: Any,
 ) -> dict[str, Any]:
     """Train on the rows in their order; what came of it, on this rank.
@@ -61,6 +84,7 @@ def train(
     Args:
         resume: checkpoint to go on from, or one for each rank.
         last_step: where to stop before the end.
+        shard: classes of modules that FSDP2 shards by themselves; without them there is no sharding.
 
     Returns:
         `weights` and `alpha` at the end, `gradients` of alpha as each step had them on this rank before the average,
@@ -74,7 +98,8 @@ def train(
 
     defaults = {"optim": "sgd", "learning_rate": 0.05, "lbe_beta": 0.7, "lbe_alpha": 0.3, "max_steps": 20}
     defaults |= {"lbe_alpha_learning_rate": 1e-3}
-    trainer = tiny.InOrder(
+    Sharded.wrapped = shard
+    trainer = (Sharded if shard else tiny.InOrder)(
         getattr(tiny, model)(),
         args=tiny.arguments(**{**defaults, **arguments}),
         train_dataset=rows,
@@ -91,11 +116,33 @@ def train(
 
     trainer._lbe_step_targets = step_targets
     trainer.train(resume_from_checkpoint=resume[trainer.args.process_index] if isinstance(resume, list) else resume)
+    state = trainer.model.state_dict()
+    if shard:
+        assert all(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
+        assert (
+            sum(parameter.to_local().numel() for parameter in trainer.model.parameters())
+            < trainer.model.num_parameters()
+        )
+        state = {
+            name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in state.items()
+        }
+        trainer.accelerator.state.distributed_type = DistributedType.MULTI_CPU
     return {
-        "weights": {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()},
+        "weights": {name: tensor.detach().clone() for name, tensor in state.items()},
         "alpha": trainer.lbe.alpha.detach().clone(),
         "gradients": gradients,
         "sizes": sizes,
         "logs": [line for line in trainer.state.log_history if "loss" in line],
         "warnings": sorted(trainer._lbe_warned),
     }
+
+
+def hidden_states_of_sharded(*wrapped: str) -> list[Tensor]:
+    """Hidden states of a model of which FSDP2 shards these modules by themselves, and the whole."""
+    model, inputs = tiny.bert(), tiny.batch(tiny.token_rows(4))
+    for name in wrapped:
+        fully_shard(model.get_submodule(name))
+    source = HiddenStates(fully_shard(model))
+    with source.listen(inputs) as listening:
+        outputs = model(**listening)
+    return [activation.value.detach() for activation in source.collect(outputs, inputs)]
