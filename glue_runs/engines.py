@@ -84,12 +84,14 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None, cpus: int, gpus: float | None, max_retries: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address is None:  # keeps Ray on 127.0.0.1, whatever the system; read when it is imported
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray
         except ImportError:
             raise InputError("--engine ray needs Ray: pip install 'lbe-hf[ray]'.") from None
         self._ray = ray
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
         here["_node_ip_address"] = "127.0.0.1"
         try:

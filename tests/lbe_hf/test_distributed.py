@@ -194,3 +194,34 @@ def test_wrapping_that_makes_hidden_states_disappear(ranks: Ranks) -> None:
         AssertionError, match="because FSDP wraps BertModel: wrap BertEmbeddings, BertLayer instead, or"
     ):
         ranks(on_ranks.hidden_states_of_sharded, "bert")
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_equals_one_process(ranks: Ranks, tmp_path: Path, stage: int) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: the tests of its ZeRO stages did not run")
+    config = dict.fromkeys(("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping"), "auto")
+    config |= {"gradient_accumulation_steps": "auto", "zero_allow_untested_optimizer": True}
+    config |= {"zero_optimization": {"stage": stage}, "zero_force_ds_cpu_optimizer": False}
+    rows = token_rows(64)
+    settings = {"max_steps": 5, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    settings |= {"output_dir": str(tmp_path / "run")}
+    try:
+        results = ranks(on_ranks.train, rows, deepspeed=config, lbe_sync_batch=True, **settings)
+        resumed = ranks(
+            on_ranks.train, rows, deepspeed=config, lbe_sync_batch=True,
+            **{**settings, "resume": str(tmp_path / "run" / "checkpoint-4"), "save_strategy": "no"},
+        )  # fmt: skip
+    finally:
+        ranks.stop()  # accelerate would take every later trainer for one of DeepSpeed's
+    alone = on_ranks.train(
+        rows, **{**settings, "output_dir": str(tmp_path / "alone"), "per_device_train_batch_size": 8}
+    )
+    check_targets(results)
+    for result, again in zip(results, resumed, strict=True):
+        torch.testing.assert_close(result["alpha"], alone["alpha"], rtol=1e-5, atol=0)
+        assert torch.equal(result["alpha"], again["alpha"])
+        assert len(again["gradients"]) == 1
+        if stage < 3:  # in which a process holds its part of the weights
+            assert_same(result["weights"], alone["weights"], rtol=1e-4, atol=1e-6)
+    losses = [[line["loss"] for line in one["logs"]] for one in (results[0], alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
