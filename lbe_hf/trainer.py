@@ -96,8 +96,8 @@ class LBETrainerMixin(_Base):
             )
         if self.is_deepspeed_enabled and self.accelerator.mixed_precision == "fp16":
             raise ValueError(
-                "DeepSpeed scales the loss in fp16 by a factor that the learnable targets do not see: train in bf16 or "
-                "fp32, or without DeepSpeed."
+                "DeepSpeed scales the loss in fp16 by a factor that the learnable targets do not see: train in bf16, "
+                "in fp32, or without DeepSpeed."
             )
         one_row = self.args.per_device_train_batch_size == 1 and not self._lbe_synced
         if one_row and self._lbe_settings.lbe_samples == "sequence":
