@@ -6,31 +6,20 @@ several times at once: the processes share the runs.
 
 from __future__ import annotations
 
-import gc
 import shlex
-import shutil
 import sys
-import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
-
-import torch
-from tqdm import tqdm
 
 from .arguments import parse
-from .card import write_card
-from .finetune import last_checkpoint, prepare, tokenized_rows
-from .finetune import run as finetune
+from .engines import choose_engine, work
+from .finetune import tokenized_rows
 from .plan import Run, parse_grid, plan_runs
-from .progress import quiet_libraries, show_run
+from .progress import quiet_libraries
 from .push_grid import push_chosen
 from .redaction import redact, without_token
 from .report import write_report
-from .result import RESULT_NAME, write_json
 from .store import ERROR_NAME, GridFolder
-from .tasks import get_task
 
 _DEMO_NOTE = "This is a demonstration on generated sentences. It is not GLUE: its scores say nothing about LBE there."
 
@@ -51,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         _check(runs.values())
         for name in runs:
             folder.result(name)  # a damaged one is better found now than by the report
+        engine = choose_engine(grid)
         command = shlex.join(["python", "-m", "glue_runs.grid", *without_token(argv)])
         folder.add({name: run.description for name, run in runs.items()}, command)
     except ValueError as error:
@@ -58,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         keep_models = "settings" if grid.push_to_hub and grid.keep_models != "all" else grid.keep_models
-        work(folder, runs, grid.measured, keep_models)
+        work(engine, folder, runs, grid.measured, keep_models)
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
@@ -73,62 +63,6 @@ def main(argv: list[str] | None = None) -> int:
     if grid.demo:
         print(_DEMO_NOTE)
     return 1 if failed or not pushed else 0
-
-
-def work(folder: GridFolder, runs: dict[str, Run], measured: str, keep_models: str) -> None:
-    """Do all runs that are not done and that no other process is doing.
-
-    Args:
-        folder: where they go.
-        runs: by name, in order.
-        measured: activations whose entropy the baseline logs.
-        keep_models: as `GridFolder.tidy` takes it.
-    """
-    started = time.time()
-    todo = [name for name in runs if folder.state(name) != "done"]
-    with tqdm(total=len(runs), initial=len(runs) - len(todo), desc="grid", disable=None) as bar:
-        for name in todo:
-            with folder.lock(name, timeout=1) as ours:  # whoever only asks for its state lets go of it at once
-                error = folder.folder(name) / ERROR_NAME
-                failed_elsewhere = error.is_file() and error.stat().st_mtime > started
-                if ours and not failed_elsewhere and folder.state(name) != "done":
-                    line = execute(folder.folder(name), runs[name], measured)
-                    tqdm.write(f"{name}: {line}")
-            bar.update()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            folder.tidy(keep_models)
-    folder.tidy(keep_models)
-
-
-def execute(path: Path, run: Run, measured: str) -> str:
-    """Do one run, from its last checkpoint if it has one, and say in a line how it went."""
-    path.mkdir(exist_ok=True)
-    checkpoint = last_checkpoint(str(path))
-    for leftover in path.iterdir():
-        if leftover.is_file():
-            leftover.unlink()
-        elif str(leftover) != checkpoint:
-            shutil.rmtree(leftover)
-    argv = [*run.argv(measured), "--output_dir", str(path), "--disable_tqdm", "true"]
-    if checkpoint is not None:
-        argv += ["--resume_from_checkpoint", checkpoint]
-    task = get_task(run.task)
-    try:
-        arguments = parse(argv)
-        trainer, splits = prepare(*arguments)
-        show_run(trainer, run.name)
-        record = finetune(trainer, splits, task)
-        write_card(trainer, *arguments, record["metrics"])
-    except Exception as error:  # whatever it is, the other runs go on
-        (path / ERROR_NAME).write_text(redact(traceback.format_exc()), encoding="utf-8")
-        return f"failed: {redact(str(error))}"
-    write_json(path / RESULT_NAME, {**run.description, **record})
-    scores = [
-        f"{split} {task.scores[-1]} {values[task.scores[-1]]:.4f}" for split, values in record["metrics"].items()
-    ]
-    return ", ".join([*scores, "resumed" if record["seconds"] is None else f"{record['seconds']:.0f} s"])
 
 
 def _check(runs: Iterable[Run]) -> None:

@@ -118,6 +118,27 @@ class GridArguments:
     hub_token: str | None = field(
         default=None, metadata={"help": "Token to push with. Default: HF_TOKEN, or that of `hf auth login`."}
     )
+    engine: str = field(
+        default="local",
+        metadata={
+            "help": "local: one run after another in this process; ray: several at once, also on several machines.",
+            "choices": ["local", "ray"],
+        },
+    )
+    cpus_per_run: int | None = field(
+        default=None, metadata={"help": "CPUs of a run, and its threads. Default: all of them; with ray 1."}
+    )
+    gpus_per_run: float | None = field(
+        default=None,
+        metadata={"help": "Ray: GPUs of a run; 0.25 packs four of them on one. Default: 1 if there is one."},
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata={"help": "Ray: cluster to join, as head:6379 or auto. Default: Ray is started on this machine."},
+    )
+    max_retries: int = field(
+        default=3, metadata={"help": "Ray: how often a run whose worker died goes on in another one."}
+    )
     demo: bool = field(
         default=False,
         metadata={
@@ -241,6 +262,12 @@ def parse_grid(argv: list[str]) -> tuple[GridArguments, list[str]]:
     for rate in grid.learning_rates:
         if not (math.isfinite(rate) and rate > 0):
             raise InputError(f"--learning_rates must be positive, not {rate:g}.")
+    if grid.cpus_per_run is not None and grid.cpus_per_run < 1:
+        raise InputError(f"--cpus_per_run must be at least 1, not {grid.cpus_per_run}.")
+    if grid.gpus_per_run is not None and not 0 <= grid.gpus_per_run <= 1:
+        raise InputError(f"--gpus_per_run must lie between 0 and 1, not {grid.gpus_per_run:g}: a run has one device.")
+    if grid.max_retries < 0:
+        raise InputError(f"--max_retries must be zero or positive, not {grid.max_retries}.")
     if grid.activations is None:
         grid.activations = ["feed_forward" if grid.protocol == "authors" else "hidden_states"]
     if grid.precision is None and grid.protocol != "authors":

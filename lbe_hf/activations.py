@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .entropy import Samples
 
@@ -114,10 +115,19 @@ class HiddenStates:
         ]
         if not found:
             raise ValueError(
-                f"{type(self._model).__name__} returned no hidden states: name the modules to regularize "
-                "with lbe_target_modules."
+                f"{type(self._model).__name__} returned no hidden states{self._sharded_away() or ':'} "
+                "name the modules to regularize with lbe_target_modules."
             )
         return found
+
+    def _sharded_away(self) -> str:
+        """What FSDP2 has to do with it: it renames the classes of what it shards, by which Transformers knows them."""
+        for module in self._model.modules():
+            name = type(module).__name__
+            if isinstance(module, PreTrainedModel) and module is not self._model and name.startswith("FSDP"):
+                layers = ", ".join(sorted(module._no_split_modules or ())) or "its layers"
+                return f" because FSDP wraps {name.removeprefix('FSDP')}: wrap {layers} instead, or"
+        return ""
 
     def restore(self, outputs: Any) -> Any:
         config = getattr(self._model, "config", None)

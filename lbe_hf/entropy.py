@@ -7,8 +7,8 @@ Attention masks and tokens as samples extend it; without them the definition is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -66,10 +66,30 @@ def batch_entropies(
     return entropies
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What the samples of one layer's units come to. The mean is the sum of two floats: see `_BatchEntropy`."""
+
+    count: Tensor  # (units, 1), samples of each unit
+    mean: Tensor  # (units, features)
+    mean_rest: Tensor  # (units, features)
+    squares: Tensor  # (units, features), summed squared deviations from the mean
+
+
+Merge = Callable[[list[Moments], Samples], Iterable[Moments]]
+"""Makes moments of these samples and others out of those of these samples, layer by layer; units may be appended."""
+
+
 def measure_entropies(
-    activations: Sequence[Tensor], attention_masks: Sequence[Tensor | None], samples: Samples = "sequence"
+    activations: Sequence[Tensor],
+    attention_masks: Sequence[Tensor | None],
+    samples: Samples = "sequence",
+    merge: Merge | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Batch entropies where each layer has its own mask, without waiting for the device.
+
+    Args:
+        merge: brings in samples that are not in `activations`.
 
     Returns:
         `(entropies, measured)`, both of shape `(L,)`. Where no unit of a layer has two samples, `measured` is False,
@@ -80,7 +100,7 @@ def measure_entropies(
     if samples not in get_args(Samples):
         raise ValueError(f"samples must be one of {get_args(Samples)}, not {samples!r}.")
     plans: dict[tuple[int, int, int, torch.device], _Plan] = {}
-    entropies, measured = [], []
+    layers: list[tuple[Tensor, _Plan]] = []
     for x, mask in zip(activations, attention_masks, strict=True):
         units = _as_units(x, samples)
         rows, positions, _ = units.shape
@@ -93,10 +113,18 @@ def measure_entropies(
         key = (id(mask), rows, positions, x.device)
         if key not in plans:
             plans[key] = _Plan.of(rows, positions, mask, samples, x.device)
-        entropy: Tensor = _BatchEntropy.apply(units, plans[key])  # type: ignore[no-untyped-call]
+        layers.append((units, plans[key]))
+    every: Iterable[Moments] = (_moments(units.detach(), plan) for units, plan in layers)
+    if merge is not None:
+        every = merge(list(every), samples)
+    entropies, measured = [], []
+    for x, (units, plan), moments in zip(activations, layers, every, strict=True):
+        if merge is not None:
+            plan = plan.with_samples(moments.count)
+        entropy: Tensor = _BatchEntropy.apply(units, plan, moments)  # type: ignore[no-untyped-call]
         _run_backward_beside(entropy, x)
         entropies.append(entropy)
-        measured.append(plans[key].measured)
+        measured.append(plan.measured)
     device = entropies[0].device
     return torch.stack([h.to(device) for h in entropies]), torch.stack([m.to(device) for m in measured])
 
@@ -135,9 +163,12 @@ class _Plan:
             first = (mask.to(device) != 0).long().argmax(0)
             real = rows - pad.sum(0).to(torch.float32)
         count = real.sum(0, keepdim=True) if pool else real
-        usable = torch.where(count >= 2, count, 0.0)
-        total = usable.sum()
-        return _Plan(pad, first, real, count, usable / total.clamp(min=1), total > 0, pool)
+        return _Plan(pad, first, real, count, *_weigh(count), pool)
+
+    def with_samples(self, count: Tensor) -> _Plan:
+        """The same entries as part of units that have these numbers of samples."""
+        weight, measured = _weigh(count)
+        return replace(self, count=count, weight=weight, measured=measured)
 
     def blocks(self, x: Tensor) -> Iterator[tuple[slice, Tensor | None]]:
         """Ranges of positions small enough to work on at once, each with its part of the padding mask."""
@@ -145,7 +176,7 @@ class _Plan:
         rows, positions, features = x.shape
         step = max(1, (_CPU_BLOCK if on_cpu else _ACCELERATOR_BLOCK) // max(1, rows * features))
         for start in range(0, positions, step):
-            block = slice(start, start + step)
+            block = slice(start, min(start + step, positions))
             pad = None if self.pad is None else self.pad[:, block]
             # Filling costs as much as all the rest of a block; asking is free only where the mask is on the host.
             if on_cpu and pad is not None and not bool(pad.any()):
@@ -153,8 +184,15 @@ class _Plan:
             yield block, pad
 
 
+def _weigh(count: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of each unit in the mean, and whether there is one to share."""
+    usable = torch.where(count >= 2, count, 0.0)
+    total = usable.sum()
+    return usable / total.clamp(min=1), total > 0
+
+
 class _BatchEntropy(torch.autograd.Function):
-    """Entropy of `(rows, positions, features)` activations.
+    """Entropy of `(rows, positions, features)` activations whose moments are known.
 
     Kept for backward, beside the activations themselves: three floats a unit, whatever the dtype of the activations.
     The mean is kept as a sum of two floats, since one float32 cannot hold it closely enough to centre activations
@@ -162,18 +200,17 @@ class _BatchEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: _Plan) -> Tensor:
-        mean, mean_rest, squares = _moments(x, plan)
-        variance = squares / (plan.count - 1).clamp(min=1)
+    def forward(ctx: Any, x: Tensor, plan: _Plan, moments: Moments) -> Tensor:
+        variance = moments.squares / (plan.count - 1).clamp(min=1)
         entropy = 0.5 * torch.log1p(_PI_E * variance)
         slope = plan.weight * _PI_E / ((1 + _PI_E * variance) * (plan.count - 1).clamp(min=1)) / x.shape[2]
-        ctx.save_for_backward(x, mean, mean_rest, slope)
+        ctx.save_for_backward(x, moments.mean, moments.mean_rest, slope)
         ctx.plan = plan
         return (plan.weight * entropy.mean(1, keepdim=True)).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         x, mean, mean_rest, slope = ctx.saved_tensors
         slope = slope * grad_output
         grad = torch.empty_like(x)
@@ -184,11 +221,11 @@ class _BatchEntropy(torch.autograd.Function):
             if pad is not None:
                 part.masked_fill_(pad, 0)
             grad[:, block] = part
-        return grad, None
+        return grad, None, None
 
 
-def _moments(x: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (as a sum of two floats) and summed squared deviations of each unit; `x` is read once from main memory.
+def _moments(x: Tensor, plan: _Plan) -> Moments:
+    """Moments of each unit; `x` is read once from main memory.
 
     Deviations are taken from one real row of each position, which is as near the mean as the data are wide.
     """
@@ -210,7 +247,7 @@ def _moments(x: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
             part.masked_fill_(pad, 0)
         torch.sum(part.square_(), 0, out=squares[block])
     if not plan.pool_positions:
-        return pivot, rest, squares
+        return Moments(plan.count, pivot, rest, squares)
     # The deviations of all tokens from their common mean are those within a position plus those between positions.
     # Taken from a real token, so that the deviations of constant features are exactly zero.
     share = plan.rows / plan.count.clamp(min=1)
@@ -218,7 +255,7 @@ def _moments(x: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     between = (pivot - pooled) + rest
     pooled_rest = (share * between).sum(0, keepdim=True)
     squares = squares + plan.rows * (between - pooled_rest).square()
-    return pooled, pooled_rest, squares.sum(0, keepdim=True)
+    return Moments(plan.count, pooled, pooled_rest, squares.sum(0, keepdim=True))
 
 
 def _run_backward_beside(entropy: Tensor, x: Tensor) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
@@ -20,6 +21,7 @@ from .model_card import LBESummary, add_lbe_section, keep_own_card, usage
 from .monitor import EntropyMonitor
 from .pushing import nested_checkpoint, report_failed_pushes
 from .regularizer import LBERegularizer
+from .sync import measure_entropies_over_processes
 from .training_args import LBEArguments
 
 if TYPE_CHECKING:
@@ -90,16 +92,26 @@ class LBETrainerMixin(_Base):
         return self.model  # type: ignore[return-value]  # None only while Trainer is being constructed
 
     def _lbe_check_batches(self) -> None:
-        if self.args.n_gpu > 1:
+        if self.args.n_gpu > 1 or isinstance(self._lbe_model, nn.DataParallel):
             raise ValueError(
                 "LBETrainer does not run on several GPUs in one process (DataParallel): start it with "
                 "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
             )
-        if self.args.per_device_train_batch_size == 1 and self._lbe_settings.lbe_samples == "sequence":
+        if self.is_deepspeed_enabled and self.accelerator.mixed_precision == "fp16":
+            raise ValueError(
+                "DeepSpeed scales the loss in fp16 by a factor that the learnable targets do not see: train in bf16, "
+                "in fp32, or without DeepSpeed."
+            )
+        one_row = self.args.per_device_train_batch_size == 1 and not self._lbe_synced
+        if one_row and self._lbe_settings.lbe_samples == "sequence":
             raise ValueError(
                 "One row has no variance over rows: use lbe_samples='token' with per_device_train_batch_size=1, "
                 "or a larger batch."
             )
+
+    @property
+    def _lbe_synced(self) -> bool:
+        return self._lbe_settings.lbe_sync_batch and self.args.world_size > 1
 
     def _lbe_make_targets(self, num_layers: int) -> None:
         settings, args = self._lbe_settings, self.args
@@ -155,8 +167,9 @@ class LBETrainerMixin(_Base):
             self._lbe_make_targets(len(activations))
         self.lbe_layer_names = [activation.name for activation in activations]
         masks = [a.mask if a.mask_fits and settings.lbe_ignore_padding else None for a in activations]
+        measure = measure_entropies_over_processes if settings.lbe_sync_batch else measure_entropies
         with torch.set_grad_enabled(settings.lbe_beta > 0 and torch.is_grad_enabled()):
-            entropies, measured = measure_entropies([a.value for a in activations], masks, settings.lbe_samples)
+            entropies, measured = measure([a.value for a in activations], masks, settings.lbe_samples)
         return entropies.to(self.lbe.alpha.device), measured.all().to(self.lbe.alpha.device)
 
     def _lbe_check_activations(self, activations: list[Activation]) -> None:
@@ -169,7 +182,8 @@ class LBETrainerMixin(_Base):
                     f"These modules have one sample in a batch of several: {', '.join(single)}. Leave them out of "
                     "lbe_target_modules, or choose layers with lbe_layers."
                 )
-            self._lbe_warn_once("unmeasured", _UNMEASURED)
+            if not self._lbe_synced:
+                self._lbe_warn_once("unmeasured", _UNMEASURED)
         misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
         if misfits and settings.lbe_ignore_padding:
             self._lbe_warn_once(
@@ -294,11 +308,15 @@ class LBETrainerMixin(_Base):
     def _lbe_load_targets(self, checkpoint: str) -> None:
         if self.lbe.beta == 0:
             return
+        # One process reads for all: the others may not see its files, and their targets must be the same.
         path = os.path.join(checkpoint, TARGETS_NAME)
-        if not os.path.isfile(path):
-            logger.warning(f"{checkpoint} has no {TARGETS_NAME}: the learnable targets stay as they are.")
+        read = load_file(path) if self.is_world_process_zero() and os.path.isfile(path) else None
+        (state,) = broadcast_object_list([read])
+        if state is None:
+            self._lbe_warn_once(
+                "no targets", f"{checkpoint} has no {TARGETS_NAME}: the learnable targets stay as they are."
+            )
             return
-        state = load_file(path)
         alpha = state.pop("alpha")
         if alpha.shape != self.lbe.alpha.shape:
             self._lbe_make_targets(len(alpha))

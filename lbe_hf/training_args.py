@@ -35,6 +35,9 @@ class LBEArguments:
         lbe_samples (`str`, defaults to `"sequence"`): what the variance runs over: `"sequence"`, the rows of the
             batch; `"token"`, all its real tokens, for batches of one or two long sequences.
         lbe_ignore_padding (`bool`, defaults to True): leave padding out of the statistics, by the attention mask.
+        lbe_sync_batch (`bool`, defaults to False): measure over the rows of all processes, as SyncBatchNorm does; by
+            default each process measures its own. Processes exchange 12 bytes for each unit of each layer, twice a
+            micro-batch at most.
         lbe_log_entropy (`bool`, defaults to False): log the entropy of each layer as `entropy/layer_00` and so on,
             and its target as `target/layer_00`; with `lbe_beta=0` it is measured and changes nothing.
 
@@ -75,6 +78,9 @@ class LBEArguments:
     )
     lbe_ignore_padding: bool = field(
         default=True, metadata={"help": "Leave padding out of the statistics, by the attention mask."}
+    )
+    lbe_sync_batch: bool = field(
+        default=False, metadata={"help": "Measure over the rows of all processes, not those of each by itself."}
     )
     lbe_log_entropy: bool = field(
         default=False,

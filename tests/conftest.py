@@ -35,6 +35,16 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Any]:
+    """`ranks(function, ...)` calls a function of `on_ranks` in two processes of one group, as `torchrun` makes it."""
+    from ranks import Ranks
+
+    pair = Ranks()
+    yield pair
+    pair.stop()
+
+
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     """`make_trainer(cls, model, rows, **arguments)`: a trainer on the CPU that writes into a temporary folder."""

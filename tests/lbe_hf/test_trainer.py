@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from accelerate.state import AcceleratorState
 from tiny import assert_same, batch, bert, gradients, gradients_of_first_step, reference_loss, token_rows
 from torch import Tensor, nn
 from transformers import (
@@ -201,9 +202,25 @@ def test_one_row_batches_of_tokens(make_trainer: Make) -> None:
 
 
 def test_data_parallel_is_refused(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
+        make_trainer(LBETrainer, nn.DataParallel(bert()), token_rows(8))
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
         make_trainer(LBETrainer, bert(), token_rows(8))
+
+
+def test_fp16_of_deepspeed_is_refused(make_trainer: Make) -> None:
+    class DeepSpeed(LBETrainer):
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            self.is_deepspeed_enabled = True
+            self.accelerator.state._mixed_precision = "fp16"
+
+    try:
+        with pytest.raises(ValueError, match=r"DeepSpeed scales the loss in fp16.*bf16"):
+            make_trainer(DeepSpeed, bert(), token_rows(8))
+    finally:
+        AcceleratorState._reset_state()
 
 
 def test_layers_that_are_dropped_at_random_are_refused(make_trainer: Make) -> None:

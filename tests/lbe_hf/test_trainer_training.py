@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from tiny import (
+    InOrder,
     KeepGradients,
     assert_same,
     batch,
@@ -18,7 +19,6 @@ from tiny import (
     token_rows,
 )
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from lbe_hf import LBESeq2SeqTrainer, LBESeq2SeqTrainingArguments, LBETrainer
@@ -32,13 +32,6 @@ def summed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) ->
     """A `compute_loss_func` that normalizes by the items of the accumulated batch, as Trainer asks it to."""
     loss = nn.functional.cross_entropy(outputs.logits, labels, reduction="sum")
     return loss / num_items_in_batch
-
-
-class InOrder(LBETrainer):
-    """Takes the rows in the order they have, so that a test knows what is in each micro-batch."""
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
 
 # ---- Gradient accumulation -----------------------------------------------------------------------------------------

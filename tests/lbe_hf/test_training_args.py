@@ -17,6 +17,7 @@ SETTINGS = {
     "lbe_layers": [0, -1],
     "lbe_samples": "token",
     "lbe_ignore_padding": False,
+    "lbe_sync_batch": True,
     "lbe_log_entropy": True,
 }
 
@@ -29,7 +30,8 @@ def settings_of(args: LBEArguments) -> dict[str, Any]:
 def test_parsed_from_the_command_line(cls: Any, tmp_path: Path) -> None:
     line = (
         f"--output_dir {tmp_path} --lbe_beta 0.05 --lbe_alpha 0.3 --lbe_alpha_min 0.1 --lbe_alpha_learning_rate 0.01 "
-        "--lbe_layers 0 -1 --lbe_samples token --lbe_ignore_padding false --lbe_log_entropy"
+        "--lbe_layers 0 -1 --lbe_samples token --lbe_ignore_padding false --lbe_sync_batch "
+        "--lbe_log_entropy"
     )
     modules = ["--lbe_target_modules", '["output.dense", "pooler"]']
     (args,) = HfArgumentParser(cls).parse_args_into_dataclasses([*line.split(), *modules])
@@ -57,6 +59,7 @@ def test_defaults_and_help_texts() -> None:
         "lbe_layers": None,
         "lbe_samples": "sequence",
         "lbe_ignore_padding": True,
+        "lbe_sync_batch": False,
         "lbe_log_entropy": False,
     }
     assert all(len(field.metadata["help"]) > 20 for field in fields(LBEArguments))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -19,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from lbe_hf import LBETrainingArguments
+from lbe_hf import LBETrainer, LBETrainingArguments
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -81,6 +82,13 @@ def batch(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+def trimmed(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A batch that ends with the last token of its longest row."""
+    tensors = batch(rows)
+    longest = int(tensors["attention_mask"].sum(1).max())
+    return {key: value[:, :longest] if value.dim() > 1 else value for key, value in tensors.items()}
+
+
 def reference_entropy(x: Tensor, mask: Tensor | None = None, samples: str = "sequence") -> Tensor:
     """Batch entropy by a loop over units in float64; differentiable."""
     x = x.double()
@@ -121,6 +129,13 @@ def reference_loss(model: nn.Module, inputs: dict[str, Tensor], alpha: Tensor, b
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+class InOrder(LBETrainer):
+    """Takes the rows in the order they have, so that a test knows what is in each micro-batch."""
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
 
 class KeepGradients(TrainerCallback):

@@ -1,0 +1,104 @@
+"""Batch entropies over the samples of all processes, as one process with the whole batch would measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from .entropy import Moments, Samples, measure_entropies
+
+
+def measure_entropies_over_processes(
+    activations: Sequence[Tensor], attention_masks: Sequence[Tensor | None], samples: Samples = "sequence"
+) -> tuple[Tensor, Tensor]:
+    """As `measure_entropies`, where each process of the default group gives its part of the batch.
+
+    Processes exchange moments, not activations: 12 bytes for each unit (a position and feature; a feature with
+    `samples="token"`) and 8 for each position, in two sums over processes, and one float a layer in the backward
+    pass. With `samples="sequence"` they agree on the longest batch first, for which the device is waited for.
+    Positions that a process has padded less far than another have no samples there.
+
+    The value is that of one process with the whole batch. The gradient belongs to the sum of the losses of all
+    processes, as in SyncBatchNorm: what DistributedDataParallel and FSDP make of it, the mean over processes, is the
+    gradient of the mean of their losses. With `loss = task_loss * (1 + penalty)` on each process, whose penalty all
+    have in common, that mean is `mean(task_loss) * (1 + penalty)`. It is the loss of one process with the whole batch
+    where the mean of the task losses is: where all processes have as many rows, or divide by the number of items in
+    all of them (`num_items_in_batch`). Otherwise it differs as it does without the penalty: each process counts the
+    same, however few its rows.
+
+    Every process must take part, with the same layers; without a process group there is nothing to exchange.
+
+    Raises:
+        ValueError: the processes' activations have different features.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return measure_entropies(activations, attention_masks, samples)
+    entropies, measured = measure_entropies(activations, attention_masks, samples, merge=_merge)
+    summed: Tensor = _SumGradients.apply(entropies)  # type: ignore[no-untyped-call]
+    return summed, measured
+
+
+class _SumGradients(torch.autograd.Function):
+    """The entropies, which all processes have in common, with the gradients that each of them brings."""
+
+    @staticmethod
+    def forward(ctx: Any, entropies: Tensor) -> Tensor:
+        return entropies.view_as(entropies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (summed,) = _sum_over_processes([grad_output])
+        return summed
+
+
+def _merge(layers: list[Moments], samples: Samples) -> Iterator[Moments]:
+    """Moments over all processes: the means first, then the squares about them (Chan et al., 1979).
+
+    Means are summed in float64, which holds the two floats of each; squares have nothing to cancel.
+    """
+    longest = [len(own.count) for own in layers] if samples == "token" else _longest(layers)
+    means = [own.mean.double() + own.mean_rest for own in layers]
+    parts = [
+        pad(own.count * torch.cat([torch.ones_like(own.count), mean], 1), (0, 0, 0, length - len(mean)))
+        for own, mean, length in zip(layers, means, longest, strict=True)
+    ]
+    first = [(part[:, :1], part[:, 1:] / part[:, :1].clamp(min=1)) for part in _sum_over_processes(parts)]
+    parts = [
+        pad(own.squares + own.count * (mean - common[: len(mean)]).square(), (0, 0, 0, len(common) - len(mean)))
+        for own, mean, (_, common) in zip(layers, means, first, strict=True)
+    ]
+    parts = [part.to(own.squares.dtype) for own, part in zip(layers, parts, strict=True)]
+    for own, (count, mean), squares in zip(layers, first, _sum_over_processes(parts), strict=True):
+        rounded = mean.to(own.mean.dtype)
+        yield Moments(count.to(own.count.dtype), rounded, (mean - rounded).to(own.mean.dtype), squares)
+
+
+def _longest(layers: list[Moments]) -> list[int]:
+    """Units of each layer where it has most of them."""
+    units, features = [len(own.count) for own in layers], [own.mean.shape[1] for own in layers]
+    lengths = torch.tensor([units, features, [-count for count in features]], device=layers[0].count.device)
+    dist.all_reduce(lengths, dist.ReduceOp.MAX)
+    longest: list[int]
+    longest, most, fewest = lengths.tolist()
+    if most != [-count for count in fewest]:
+        raise ValueError(
+            "The processes have activations of different shapes beyond the positions, which lbe_sync_batch cannot "
+            f"compare: {[-count for count in fewest]} to {most} features. Give all rows one size, or leave it out."
+        )
+    return longest
+
+
+def _sum_over_processes(tensors: list[Tensor]) -> Iterator[Tensor]:
+    """Sums over processes, sent as one tensor."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    sizes = [tensor.numel() for tensor in tensors]
+    for tensor, part in zip(tensors, torch.split(flat, sizes), strict=True):
+        yield part.view_as(tensor).to(tensor.dtype)
