@@ -116,12 +116,13 @@ def draw(histories: dict[str, Any], folder: str) -> None:
     curves, maps = (Figure(figsize=(width, 3.4), layout="constrained") for width in (5, 1.5 + 3 * len(histories)))
     axes, panels = curves.subplots(), maps.subplots(1, len(histories), sharey=True)
     for (method, history), style, panel in zip(histories.items(), ("k:", "k-", "k-.", "k--"), panels, strict=False):
-        epochs = [entry for entry in history if "eval_accuracy" in entry]
-        axes.plot([e["epoch"] for e in epochs], [e["eval_accuracy"] for e in epochs], style, label=method)
+        scores = pd.DataFrame(history).dropna(subset="eval_accuracy")
+        axes.plot(scores["epoch"], scores["eval_accuracy"], style, label=method)
         image = draw_entropy_by_step(panel, history, highest=2)
         panel.set_title(method, fontsize="medium")
+        panel.label_outer()
     axes.set(xlabel="epoch", ylabel="test accuracy (share of images)", ylim=(0, 1))
-    axes.legend(frameon=False)
+    curves.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
     maps.colorbar(image, ax=panels, label="batch entropy (nats)", extend="max")
     curves.savefig(f"{folder}/accuracy.png", dpi=150)
     maps.savefig(f"{folder}/entropy.png", dpi=150)
@@ -135,14 +136,14 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         run, trainer = copy.copy(args), "LBETrainer" if beta else "Trainer"
         run.lbe_beta, run.seed = beta, seed
         history = train(run, init, rows)
-        histories.setdefault(f"{trainer}, {init} initialization", history)
+        histories.setdefault(f"{trainer}, {init} init", history)
         scores = {"accuracy": history[-2]["eval_accuracy"], "seconds": history[-1]["train_runtime"]}
         table.append({"init": init, "trainer": trainer, "seed": seed, **scores})
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     draw(histories, args.output_dir)
     print(f"{args.depth} hidden layers of {args.width}, {args.num_train_epochs:g} epochs; chance is 0.1")
-    print(pd.DataFrame(table).round({"accuracy": 3, "seconds": 0}).to_string(index=False))
-    return pd.DataFrame(table)
+    print((results := pd.DataFrame(table)).round({"accuracy": 3, "seconds": 0}).to_string(index=False))
+    return results
 
 
 if __name__ == "__main__":
