@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 Samples = Literal["sequence", "token"]
 
+SILENT_ENTROPY = 1e-3
+"""Batch entropy in nats below which a layer lets nothing through."""
+
 _PI_E = math.pi * math.e
 
 # Elements of one block of work. On a CPU a block stays in cache while it is read three times; an accelerator wants few

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .activations import Activation, ActivationSource, HiddenStates, TargetModules, base_model, check_layers, select
-from .entropy import measure_entropies
+from .entropy import SILENT_ENTROPY, measure_entropies
 from .model_card import LBESummary, add_lbe_section, keep_own_card, usage
 from .monitor import EntropyMonitor
 from .pushing import nested_checkpoint, report_failed_pushes
@@ -34,7 +34,6 @@ logger = logging.get_logger(__name__)
 TARGETS_NAME = "lbe_targets.safetensors"
 """File of a checkpoint that holds the learnable targets and the state of their optimizer."""
 
-_SILENT_ENTROPY = 1e-3  # nats
 _UNMEASURED = (
     "A training batch has one row, or no position with two real tokens: without a variance over rows "
     "it goes without the penalty. lbe_samples='token' measures single rows."
@@ -278,7 +277,7 @@ class LBETrainerMixin(_Base):
                 targets = self.lbe.target.tolist()
                 logs |= {f"target/layer_{index:02d}": target for index, target in enumerate(targets)}
         silent = [
-            name for name, entropy in zip(self.lbe_layer_names, entropies, strict=False) if entropy < _SILENT_ENTROPY
+            name for name, entropy in zip(self.lbe_layer_names, entropies, strict=False) if entropy < SILENT_ENTROPY
         ]
         new = [name for name in silent if name not in self._lbe_silent]
         if new:

@@ -1,0 +1,116 @@
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import batch, bert, reference_entropy, token_rows
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lbe_hf import LBETrainer, information_flow
+
+
+class Narrowing(nn.Module):
+    """Each layer scales what it is given by 0.01; batch normalization and dropout stand beside the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
+        for layer in self.layers:
+            layer.weight.data = 0.01 * torch.eye(4)
+        self.norm = nn.BatchNorm1d(4)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.norm(x)) + self.layers(x)
+
+
+def rows(count: int, seed: int = 0) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [{"x": 3 + 2 * torch.randn(4, generator=generator)} for _ in range(count)]
+
+
+def test_entropies_are_those_of_the_definition_without_dropout() -> None:
+    model = bert(dropout=True)
+    batches = [batch(token_rows(6, seed=seed)) for seed in range(3)]
+    flow = information_flow(model, batches, num_batches=2)
+    model.eval()
+    expected = [
+        [reference_entropy(state, inputs["attention_mask"]).item() for state in states]
+        for inputs in batches[:2]
+        for states in [model(**inputs, output_hidden_states=True).hidden_states]
+    ]
+    assert flow.names == [f"hidden_states[{index}]" for index in range(4)]
+    assert flow.entropies == pytest.approx(np.mean(expected, axis=0), rel=1e-5)
+
+
+def test_it_agrees_with_what_a_training_step_logs(make_trainer: Callable[..., Any]) -> None:
+    data = token_rows(8)
+    flow = information_flow(bert(), [batch(data)], target_modules=["output.dense"])
+    trainer = make_trainer(
+        LBETrainer, bert(), data, per_device_train_batch_size=8, max_steps=1, lbe_beta=0.0, lbe_log_entropy=True,
+        lbe_target_modules=["output.dense"],
+    )  # fmt: skip
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert flow.names == trainer.lbe_layer_names
+    assert flow.entropies == pytest.approx([logged[f"entropy/layer_{index:02d}"] for index in range(6)], rel=1e-5)
+
+
+def test_layers_that_let_nothing_through_are_named() -> None:
+    flow = information_flow(Narrowing(), [batch(rows(16))], target_modules=["layers.0", "layers.1", "layers.2"])
+    assert flow.silent == ["layers.1", "layers.2"]
+    assert str(flow).splitlines()[1].split() == ["layers.0", f"{flow.entropies[0]:.4f}"]
+    assert str(flow).endswith("These layers let nothing through: layers.1, layers.2.")
+    assert flow.entropies[0] > 1e-3
+    first = information_flow(Narrowing(), [batch(rows(16))], target_modules=["layers.0"])
+    assert str(first).endswith("Every layer lets something through.")
+
+
+def test_batch_normalization_normalizes_by_the_batch() -> None:
+    flow = information_flow(Narrowing(), [batch(rows(64))], target_modules=["norm"])
+    x = batch(rows(64))["x"].double()
+    normalized = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
+    assert flow.entropies == pytest.approx([reference_entropy(normalized).item()], rel=1e-5)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_and_random_numbers_are_left_as_found(fails: bool) -> None:
+    model = Narrowing()
+    model.train()
+    model.layers.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    generators = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+
+    def collate(items: list[dict[str, Tensor]]) -> Any:
+        random.random()
+        np.random.rand()
+        return "no dictionary" if fails else batch(items)
+
+    loader = DataLoader(rows(16), batch_size=8, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    if fails:
+        with pytest.raises(ValueError, match="Batches must be dictionaries"):
+            information_flow(model, loader, target_modules=["norm"])
+    else:
+        information_flow(model, loader, target_modules=["norm"])
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert random.getstate() == generators[1]
+    assert np.random.get_state()[1].tolist() == generators[2]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match="gave no batch"):
+        information_flow(bert(), [])
+    with pytest.raises(ValueError, match=r"two samples for hidden_states\[0\], .*two or more rows"):
+        information_flow(bert(), [batch(token_rows(1))])
+    with pytest.raises(ValueError, match="name the modules"):
+        information_flow(Narrowing(), [batch(rows(4))])
+    single_rows = [batch(token_rows(1, seed=seed)) for seed in range(2)]
+    assert min(information_flow(bert(), single_rows, samples="token").entropies) > 0
