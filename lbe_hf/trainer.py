@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,13 @@ import torch
 from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .activations import Activation, ActivationSource, HiddenStates, TargetModules, base_model, check_layers, select
 from .entropy import SILENT_ENTROPY, measure_entropies
+from .loss_scale import ignores_num_items
 from .model_card import LBESummary, add_lbe_section, keep_own_card, usage
 from .monitor import EntropyMonitor
 from .pushing import nested_checkpoint, report_failed_pushes
@@ -63,7 +63,7 @@ class LBETrainerMixin(_Base):
         # Trainer takes any forward with **kwargs for one that divides its loss by `num_items_in_batch`, and then
         # no longer divides by the accumulation steps. Most classification heads ignore that argument.
         model = base_model(getattr(self._lbe_model, "_orig_mod", self._lbe_model))
-        if not hasattr(model, "accepts_loss_kwargs") and _ignores_num_items(model):
+        if not hasattr(model, "accepts_loss_kwargs") and ignores_num_items(model):
             self.model_accepts_loss_kwargs = False
         self._lbe_warned: set[str] = set()
         self._lbe_silent: set[str] = set()
@@ -394,27 +394,3 @@ class LBETrainer(LBETrainerMixin, Trainer):
 
 class LBESeq2SeqTrainer(LBETrainerMixin, Seq2SeqTrainer):
     """`Seq2SeqTrainer` with layerwise batch-entropy regularization; see `LBETrainerMixin`."""
-
-
-def _ignores_num_items(model: nn.Module) -> bool:
-    """Whether it is certain that the loss of a Transformers model does not divide by `num_items_in_batch`.
-
-    Read off the code of `forward`, which names that argument itself, leaves the loss to a `loss_function` (whose
-    signature tells), or makes a loss of its own. Where none of these is found, Trainer's assumption stands.
-    """
-    if not isinstance(model, PreTrainedModel):
-        return False
-    for cls in type(model).__mro__:
-        code = getattr(inspect.unwrap(vars(cls).get("forward", None)), "__code__", None)
-        if code is None:
-            continue
-        names = {*code.co_names, *code.co_varnames}
-        if "num_items_in_batch" in names | {constant for constant in code.co_consts if isinstance(constant, str)}:
-            return False
-        if "loss_function" in names:
-            return "num_items_in_batch" not in inspect.signature(model.loss_function).parameters
-        if any(name.endswith(("Loss", "loss_fct", "cross_entropy")) for name in names):
-            return True
-        if "super" not in names:
-            return False
-    return False

@@ -23,7 +23,6 @@ from transformers import Trainer
 
 from lbe_hf import LBESeq2SeqTrainer, LBESeq2SeqTrainingArguments, LBETrainer
 from lbe_hf.activations import TargetModules
-from lbe_hf.trainer import _ignores_num_items
 
 Make = Callable[..., Any]
 
@@ -65,21 +64,6 @@ def test_causal_language_models_keep_the_normalization_by_tokens(make_trainer: M
         steps.append(gradients_of_first_step(trainer))
     assert_same(steps[0], steps[1], rtol=1e-4, atol=1e-7)
     assert_same(steps[1], steps[2])
-
-
-def test_which_losses_are_normalized_by_items(tmp_path: Any) -> None:
-    class Sub(type(llama())):  # type: ignore[misc]
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            return super().forward(*args, **kwargs)
-
-    class Own(nn.Module):
-        def forward(self, x: Tensor, num_items_in_batch: Any = None, **kwargs: Any) -> Tensor:
-            return x.sum() / num_items_in_batch
-
-    for model in (llama(), Sub(llama().config), Own()):
-        assert not _ignores_num_items(model)
-    assert _ignores_num_items(bert())
-    assert LBETrainer(torch.compile(llama()), args=tiny.arguments(output_dir=str(tmp_path))).model_accepts_loss_kwargs
 
 
 def test_targets_get_the_gradient_of_the_formula_under_accumulation_and_clipping(make_trainer: Make) -> None:
