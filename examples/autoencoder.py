@@ -38,7 +38,7 @@ class Arguments(LBETrainingArguments):
     data: str = field(default="digits", metadata={"help": "digits or mnist.", "choices": ["digits", "mnist"]})
     data_dir: str = field(default=".", metadata={"help": "Folder of the four IDX files, plain or .gz."})
     output_dir: str = "runs/autoencoder"
-    num_train_epochs: float = 50
+    num_train_epochs: float = 100
     learning_rate: float = 1e-3
     per_device_train_batch_size: int = 128
     lbe_beta: float = 0.5
@@ -100,7 +100,7 @@ def draw(rows: dict[str, Tensor], folder: str) -> None:
     """Ten images a row, the given ones on top."""
     figure = Figure(figsize=(6, 0.55 * len(rows)), layout="constrained")
     for axes, (name, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        axes.imshow(torch.cat(list(images[:10, 0]), 1), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(torch.cat(list(images[:10, 0]), 1).numpy(), cmap="gray_r", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
     figure.savefig(f"{folder}/reconstructions.png", dpi=150)

@@ -1,6 +1,6 @@
 """A plain 3x3 convolution stack, too deep to train, becomes trainable when only the penalty is added.
 
-    python examples/deep_cnn.py                                      # 50 layers of 8 filters, scikit-learn's digits
+    python examples/deep_cnn.py                                      # 20 layers of 8 filters, scikit-learn's digits
     python examples/deep_cnn.py --init default he --seeds 0 1 2      # beside He initialization, and over seeds
     python examples/deep_cnn.py --data mnist --data_dir path/to/idx  # the files of MNIST or Fashion-MNIST
 
@@ -31,15 +31,15 @@ from lbe_hf.figures import draw_entropy_by_step
 
 @dataclass
 class Arguments(LBETrainingArguments):
-    depth: int = field(default=50, metadata={"help": "Hidden layers."})
+    depth: int = field(default=20, metadata={"help": "Hidden layers."})
     filters: int = field(default=8, metadata={"help": "Filters of a hidden layer."})
     init: list[str] = field(default_factory=lambda: ["default"], metadata={"help": "PyTorch's, or He."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network each for every method."})
     data: str = field(default="digits", metadata={"help": "digits or mnist.", "choices": ["digits", "mnist"]})
     data_dir: str = field(default=".", metadata={"help": "Folder of the four IDX files, plain or .gz."})
     output_dir: str = "runs/deep_cnn"
-    num_train_epochs: float = 100
-    learning_rate: float = 5e-4
+    num_train_epochs: float = 30
+    learning_rate: float = 2e-3
     per_device_train_batch_size: int = 128
     per_device_eval_batch_size: int = 512
     lbe_beta: float = 0.5

@@ -49,7 +49,7 @@ class Arguments(LBETrainingArguments):
     learning_rate: float = 1e-3
     per_device_train_batch_size: int = 128
     per_device_eval_batch_size: int = 512
-    lbe_beta: float = 0.1
+    lbe_beta: float = 1.0
     lbe_alpha: float = 1.0
     lbe_target_modules: str | None = r".*\.stages\.\d+\.layers\.\d+"
     lbe_log_entropy: bool = True
