@@ -18,6 +18,9 @@ from .store import ERROR_NAME, GridFolder
 from .tasks import InputError
 
 
+_TIDY_EVERY = 20  # times as long as tidying takes
+
+
 class Engine(Protocol):
     """Does runs."""
 
@@ -47,12 +50,16 @@ def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], measured: str
         keep_models: "none", "best" or "all", as `GridFolder.tidy` takes it.
     """
     todo = [run for name, run in runs.items() if folder.state(name) != "done"]
+    tidy_again = 0.0
     with tqdm(total=len(runs), initial=len(runs) - len(todo), desc="grid", disable=None) as bar:
         for line in engine.work(folder, todo, measured):
             if line is not None:
                 tqdm.write(line)
             bar.update()
-            folder.tidy(keep_models)
+            if time.monotonic() > tidy_again:  # it reads all results, which on a large grid takes longer than a run
+                begun = time.monotonic()
+                folder.tidy(keep_models)
+                tidy_again = begun + _TIDY_EVERY * (time.monotonic() - begun)
     folder.tidy(keep_models)
 
 
