@@ -33,7 +33,7 @@ from lbe_hf.figures import draw_entropy_by_step
 class Arguments(LBETrainingArguments):
     depth: int = field(default=20, metadata={"help": "Hidden layers."})
     filters: int = field(default=8, metadata={"help": "Filters of a hidden layer."})
-    init: list[str] = field(default_factory=lambda: ["default"], metadata={"help": "PyTorch's, or He."})
+    init: list[str] = field(default_factory=lambda: ["default"], metadata={"help": "default, he or both."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network each for every method."})
     data: str = field(default="digits", metadata={"help": "digits or mnist.", "choices": ["digits", "mnist"]})
     data_dir: str = field(default=".", metadata={"help": "Folder of the four IDX files, plain or .gz."})
@@ -112,6 +112,7 @@ def train(args: Arguments, init: str, rows: tuple[StackDataset, StackDataset]) -
 
 
 def draw(histories: dict[str, Any], folder: str) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
     curves, maps = (Figure(figsize=(width, 3.4), layout="constrained") for width in (5, 1.5 + 3 * len(histories)))
     axes, panels = curves.subplots(), maps.subplots(1, len(histories), sharey=True)
     for (method, history), style, panel in zip(histories.items(), ("k:", "k-", "k-.", "k--"), panels, strict=False):
@@ -123,8 +124,8 @@ def draw(histories: dict[str, Any], folder: str) -> None:
     axes.set(xlabel="epoch", ylabel="test accuracy (share of images)", ylim=(0, 1))
     curves.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
     maps.colorbar(image, ax=panels, label="batch entropy (nats)", extend="max")
-    curves.savefig(f"{folder}/accuracy.png", dpi=150)
-    maps.savefig(f"{folder}/entropy.png", dpi=150)
+    curves.savefig(Path(folder, "accuracy.png"), dpi=150)
+    maps.savefig(Path(folder, "entropy.png"), dpi=150)
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
@@ -132,13 +133,11 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     rows, table, histories = load_images(args.data, args.data_dir), [], {}
     for init, beta, seed in product(args.init, (0.0, args.lbe_beta), args.seeds):
-        run, trainer = copy.copy(args), "LBETrainer" if beta else "Trainer"
-        run.lbe_beta, run.seed = beta, seed
-        history = train(run, init, rows)
+        args.lbe_beta, args.seed, trainer = beta, seed, "LBETrainer" if beta else "Trainer"
+        history = train(copy.copy(args), init, rows)
         histories.setdefault(f"{trainer}, {init} init", history)
         scores = {"accuracy": history[-2]["eval_accuracy"], "seconds": history[-1]["train_runtime"]}
         table.append({"init": init, "trainer": trainer, "seed": seed, **scores})
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     draw(histories, args.output_dir)
     print(f"{args.depth} layers of {args.filters} filters, {args.num_train_epochs:g} epochs; chance is 0.1")
     print((results := pd.DataFrame(table)).round({"accuracy": 3, "seconds": 0}).to_string(index=False))
