@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from .diagnosis import InformationFlow
 
@@ -60,6 +61,7 @@ def draw_entropy_by_step(axes: Axes, log_history: Sequence[Mapping[str, Any]], h
         interpolation="nearest",
         extent=(0, steps, -0.5, layers - 0.5),
     )
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("training step")
     axes.set_ylabel("layer")
     return image
