@@ -17,7 +17,6 @@ from .progress import quiet_libraries
 from .store import ERROR_NAME, GridFolder
 from .tasks import InputError
 
-
 _TIDY_EVERY = 20  # times as long as tidying takes
 
 
