@@ -98,9 +98,9 @@ def reconstruct(args: Arguments, depth: int, train: Tensor, test: Tensor) -> Ten
 
 def draw(rows: dict[str, Tensor], folder: str) -> None:
     """Ten images a row, the given ones on top."""
-    figure = Figure(figsize=(6, 0.55 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(6, 0.5 * len(rows)), layout="constrained")
     for axes, (name, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        axes.imshow(torch.cat(list(images[:10, 0]), 1).numpy(), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(torch.cat(list(images[:10, 0]), 1).numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
     figure.savefig(f"{folder}/reconstructions.png", dpi=150)
