@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
-from jinja2 import Environment, StrictUndefined
 
 from lbe_hf import LBETrainer
-from lbe_hf.model_card import save_card
+from lbe_hf.model_card import render, save_card
 
 from .arguments import DataArguments, FinetuneArguments, ModelArguments
 from .data import HUB_DATASET, name_as_test
@@ -124,8 +123,8 @@ def _section(task: Task, metrics: dict[str, dict[str, float]], command: str, see
     official = {name_as_test(split): split for split in task.test_splits}
     names = {"validation": "validation: split off from the training set, settings are chosen on it"}
     names |= {name: f"{name}: the official {split} set" for name, split in official.items()}
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        _TEMPLATE,
         dataset=_dataset_name(task),
         metrics=task.scores,
         rows=[(names[split], values) for split, values in metrics.items()],

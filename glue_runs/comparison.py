@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .table import SETTING, SETUP
+from .result import SETTING, SETUP
 
 BASELINE = "baseline"
 MIN_SEEDS = 3

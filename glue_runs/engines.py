@@ -46,7 +46,7 @@ def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], measured: str
         folder: where they go.
         runs: by name, in order.
         measured: activations whose entropy the baseline logs.
-        keep_models: "none", "best" or "all", as `GridFolder.tidy` takes it.
+        keep_models: as `GridFolder.tidy` takes it.
     """
     todo = [run for name, run in runs.items() if folder.state(name) != "done"]
     tidy_again = 0.0

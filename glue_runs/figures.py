@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .comparison import BASELINE, choose_settings
+from .result import SETUP
 from .store import GridFolder
-from .table import SETUP
 from .tasks import get_task
 
 _MARKERS = "os^Dv*"

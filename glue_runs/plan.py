@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .arguments import Parser, changed_settings
 from .precision import PRECISIONS, choose_precision
+from .result import SETTING, SETUP
 from .tasks import TASKS, InputError, get_task
 
 ACTIVATIONS = {
@@ -190,8 +191,7 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """What is known of the run before it is done."""
-        compared = ("task", "model", "protocol", "fixed_settings", "method", "learning_rate", "alpha", "beta", "seed")
-        return {name: getattr(self, name) for name in (*compared, "settings")}
+        return {name: getattr(self, name) for name in (*SETUP, "method", *SETTING, "seed", "settings")}
 
     def argv(self, measured: str) -> list[str]:
         """Arguments for `finetune`. `measured`: the activations whose entropy the baseline logs."""

@@ -9,8 +9,9 @@ from .comparison import BASELINE, choose_settings
 from .plan import GridArguments, Run
 from .push import PushArguments, PushError, push
 from .redaction import redact
+from .result import SETUP
 from .store import GridFolder
-from .table import SETUP, read_results
+from .table import read_results
 from .tasks import InputError
 
 

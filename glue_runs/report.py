@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from .comparison import BASELINE, MIN_SEEDS, Difference, choose_settings, paired_difference
+from .result import SETTING, SETUP
 from .store import GridFolder
-from .table import SETTING, SETUP, read_results
+from .table import read_results
 from .tasks import InputError, get_task
 
 FIXED_IN_ADVANCE = {"alpha": 0.5, "beta": 0.01}

@@ -14,9 +14,17 @@ from typing import Any
 import torch
 from transformers import TrainerState
 
+from lbe_hf.monitor import by_layer
+
 from .tasks import InputError
 
 RESULT_NAME = "result.json"
+
+SETUP = ["task", "model", "protocol", "fixed_settings"]
+"""What two runs must share to be compared."""
+
+SETTING = ["learning_rate", "alpha", "beta"]
+"""What is chosen by validation."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -49,10 +57,8 @@ def history(state: TrainerState) -> list[dict[str, Any]]:
     for line in state.log_history:
         if "loss" not in line:
             continue
-        layers = sorted(name for name in line if name.startswith("entropy/"))
-        targets = sorted(name for name in line if name.startswith("target/"))
         entry = {name: value for name, value in line.items() if "/" not in name}
-        entries.append({**entry, "entropies": [line[n] for n in layers], "targets": [line[n] for n in targets]})
+        entries.append({**entry, "entropies": by_layer(line, "entropy"), "targets": by_layer(line, "target")})
     return entries
 
 

@@ -11,14 +11,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .result import RESULT_NAME, read_json, read_record, write_json
+from .result import RESULT_NAME, SETTING, SETUP, read_json, read_record, write_json
 from .tasks import InputError, get_task
 
 GRID_NAME = "grid.json"
 ERROR_NAME = "error.txt"
 
-_DESCRIBED = ("task", "model", "protocol", "fixed_settings", "method")
-_KEPT_ONE_OF = {"best": _DESCRIBED, "settings": (*_DESCRIBED, "learning_rate", "alpha", "beta")}
+_KEPT_ONE_OF = {"best": [*SETUP, "method"], "settings": [*SETUP, "method", *SETTING]}
 
 
 class GridFolder:
@@ -109,7 +108,7 @@ class GridFolder:
         """
         with self.lock("grid"):
             done = {name: result for name in self.runs if (result := self.result(name)) is not None}
-            keys = _KEPT_ONE_OF.get(keep_models, ())
+            keys = _KEPT_ONE_OF.get(keep_models, [])
             best: dict[tuple[Any, ...], str] = {}
             for name in sorted(done, key=lambda name: _validation_score(done[name])):
                 best[tuple(done[name][key] for key in keys)] = name

@@ -7,14 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from .result import SETTING, SETUP
 from .store import GridFolder
 from .tasks import get_task
-
-SETUP = ["task", "model", "protocol", "fixed_settings"]
-"""What two runs must share to be compared."""
-
-SETTING = ["learning_rate", "alpha", "beta"]
-"""What is chosen by validation."""
 
 
 def read_results(folder: GridFolder) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from .diagnosis import InformationFlow
+from .monitor import by_layer
 
 
 def draw_flow(flow: InformationFlow) -> Figure:
@@ -31,6 +32,34 @@ def draw_flow(flow: InformationFlow) -> Figure:
     return figure
 
 
+def draw_targets(
+    layers: Sequence[str], entropies: Sequence[float], targets: Sequence[float], first_entropies: Sequence[float]
+) -> Figure:
+    """The batch entropy of each layer at the end of training, in nats, beside its target and where it began.
+
+    Args:
+        layers: names, one a layer.
+        entropies: at the last log line, one a layer.
+        targets: as learned, one a layer; empty if nothing was regularized.
+        first_entropies: at the first log line, one a layer; empty if unknown.
+    """
+    figure = Figure(figsize=(5.5, 1.3 + 0.26 * len(layers)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(layers))
+    if first_entropies:
+        axes.plot(first_entropies, places, "o:", color="0.6", fillstyle="none", label="at the first log line")
+    axes.plot(entropies, places, "o-", color="tab:blue", label="at the last log line")
+    if targets:
+        axes.plot(targets, places, "|", color="black", markersize=12, label="target as learned")
+    axes.set_yticks(places, layers, fontsize="small")
+    axes.set_xlabel("batch entropy (nats)")
+    highest = max(*entropies, *first_entropies, *targets, 0)
+    axes.set_xlim(0, 1.05 * highest if highest > 0 else 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    return figure
+
+
 def draw_entropy_by_step(axes: Axes, log_history: Sequence[Mapping[str, Any]], highest: float) -> AxesImage:
     """Draw the batch entropy of each layer over training, the first layer at the bottom.
 
@@ -45,11 +74,11 @@ def draw_entropy_by_step(axes: Axes, log_history: Sequence[Mapping[str, Any]], h
     Raises:
         ValueError: the history has no entropies.
     """
-    lines = [line for line in log_history if "entropy/layer_00" in line]
+    lines = [line for line in log_history if by_layer(line, "entropy")]
     if not lines:
         raise ValueError("The log history has no entropies of layers: train with lbe_log_entropy=True.")
-    layers = sum(key.startswith("entropy/layer_") for key in lines[0])
-    values = np.array([[line[f"entropy/layer_{layer:02d}"] for line in lines] for layer in range(layers)])
+    values = np.array([by_layer(line, "entropy") for line in lines]).T
+    layers = len(values)
     steps = lines[-1]["step"]
     image = axes.imshow(
         np.minimum(values, highest),

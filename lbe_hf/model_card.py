@@ -62,6 +62,12 @@ def add_lbe_section(path: Path, summary: LBESummary) -> None:
     save_card(card, path, _section(summary, picture))
 
 
+def render(template: Path, **values: Any) -> str:
+    """Text of a section of a card; an error if the template names a value that is not given."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+
+
 def save_card(card: ModelCard, path: Path, section: str = "") -> None:
     """Write the card, with one more section at its end.
 
@@ -121,34 +127,19 @@ def draw_entropy(path: Path, summary: LBESummary) -> str | None:
     """Picture of the entropy of each layer beside its target; its name, or None without matplotlib or entropies."""
     if not summary.entropies or importlib.util.find_spec("matplotlib") is None:
         return None
-    from matplotlib.figure import Figure
+    from .figures import draw_targets
 
-    figure = Figure(figsize=(5.5, 1.3 + 0.26 * len(summary.entropies)), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(summary.entropies))
-    if summary.first_entropies:
-        axes.plot(summary.first_entropies, places, "o:", color="0.6", fillstyle="none", label="at the first log line")
-    axes.plot(summary.entropies, places, "o-", color="tab:blue", label="at the last log line")
-    if summary.settings.lbe_beta > 0:
-        axes.plot(summary.targets, places, "|", color="black", markersize=12, label="target as learned")
-    axes.set_yticks(places, summary.layers, fontsize="small")
-    axes.set_xlabel("batch entropy (nats)")
-    highest = max(*summary.entropies, *summary.first_entropies, *summary.targets)
-    axes.set_xlim(0, 1.05 * highest if highest > 0 else 1)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
-    figure.savefig(path, dpi=150)
+    targets = summary.targets if summary.settings.lbe_beta > 0 else []
+    draw_targets(summary.layers, summary.entropies, targets, summary.first_entropies).savefig(path, dpi=150)
     return path.name
 
 
 def _section(summary: LBESummary, picture: str | None) -> str:
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     modules = summary.settings.lbe_target_modules
     names = [modules] if isinstance(modules, str) else modules or []
     # A vertical line ends a cell of a table, in code, too.
     activations = ", ".join(f"`{name}`".replace("|", r"\|") for name in names) or "hidden states"
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(**vars(summary), activations=activations, picture=picture)
+    return render(_TEMPLATE, **vars(summary), activations=activations, picture=picture)
 
 
 def _digest(card: ModelCard) -> str:

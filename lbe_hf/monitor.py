@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def by_layer(line: Mapping[str, Any], quantity: str) -> list[float]:
+    """What a log line says of each layer, first to last; empty if it says nothing. `quantity`: "entropy" or "target".
+
+    By number: a resumed run has its log sorted by name, where layer 100 comes before layer 11.
+    """
+    names = [name for name in line if name.startswith(f"{quantity}/layer_")]
+    return [line[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
 
 
 class EntropyMonitor:

@@ -18,7 +18,7 @@ from .activations import Activation, ActivationSource, HiddenStates, TargetModul
 from .entropy import SILENT_ENTROPY, measure_entropies
 from .loss_scale import ignores_num_items
 from .model_card import LBESummary, add_lbe_section, keep_own_card, usage
-from .monitor import EntropyMonitor
+from .monitor import EntropyMonitor, by_layer
 from .pushing import nested_checkpoint, report_failed_pushes
 from .regularizer import LBERegularizer
 from .sync import measure_entropies_over_processes
@@ -342,7 +342,7 @@ class LBETrainerMixin(_Base):
 
     def _lbe_summary(self) -> LBESummary:
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).name
-        first = next((line for line in self.state.log_history if "entropy/layer_00" in line), {})
+        first = next((line for line in self.state.log_history if by_layer(line, "entropy")), {})
         entropies = self._lbe_monitor.entropies
         known = self.state.global_step > 0 and (self.lbe.beta > 0 or bool(entropies))
         return LBESummary(
@@ -350,7 +350,7 @@ class LBETrainerMixin(_Base):
             layers=self.lbe_layer_names if known else [],
             alphas=self.lbe.alpha.tolist() if known else [],
             entropies=entropies,
-            first_entropies=[value for key, value in sorted(first.items()) if key.startswith("entropy/")],
+            first_entropies=by_layer(first, "entropy"),
             usage=usage(self._lbe_model, self.processing_class, name),
         )
 
