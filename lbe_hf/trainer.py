@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -282,7 +283,9 @@ class LBETrainerMixin(_Base):
         new = [name for name in silent if name not in self._lbe_silent]
         if new:
             self._lbe_silent.update(new)
-            logger.warning(f"These layers let nothing through, their batch entropy is zero: {', '.join(new)}.")
+            names = shorten(", ".join(new), width=200, placeholder=" ...")
+            count = f"{len(new)} of {len(entropies)} layers"
+            logger.warning(f"{count} let nothing through, their batch entropy is zero: {names}")
         return logs
 
     # ---- Checkpoints -----------------------------------------------------------------------------------------------

@@ -1,0 +1,138 @@
+"""A deep BERT trained from scratch collapses, or does not, by the luck of its seed; the penalty changes the odds.
+
+    python examples/deep_bert.py
+    python examples/deep_bert.py --depth 48 --learning_rate 1e-3 --seeds 0 1 2 3 4
+    python examples/deep_bert.py --warmup_steps 40
+
+Twelve words of forty; are most of them among the first twenty? A shallow transformer learns this in a hundred steps.
+In a deep one the upper layers come to say the same of every sequence, and no gradient brings them back. Both trainers
+start from the same weights and see the same batches, no row twice; `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes
+every argument of `LBETrainingArguments`, too; needs the extra `examples`.
+"""
+
+import copy
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import StackDataset
+from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser, ProgressCallback, set_seed
+
+from lbe_hf import LBETrainer, LBETrainingArguments
+from lbe_hf.figures import draw_entropy_by_step
+
+WORDS, LENGTH = 40, 12
+History = list[dict[str, float]]
+
+
+@dataclass
+class Arguments(LBETrainingArguments):
+    depth: int = field(default=24, metadata={"help": "Layers, of 64 features each."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One model each for every method."})
+    output_dir: str = "runs/deep_bert"
+    max_steps: int = 400
+    learning_rate: float = 1e-3
+    lr_scheduler_type: str = "constant_with_warmup"
+    per_device_train_batch_size: int = 64
+    lbe_beta: float = 0.5
+    lbe_alpha: float = 0.7
+    lbe_log_entropy: bool = True
+    logging_steps: float = 20
+    save_strategy: str = "no"
+
+
+class AccuracyTrainer(LBETrainer):
+    """Logs the accuracy on the batches, each taken before the step that is made with it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.hits: list[Tensor] = []
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        self.hits.append((outputs["logits"].argmax(-1) == inputs["labels"]).float().mean())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs["accuracy"] = torch.stack(self.hits).mean().item()
+            self.hits = []
+        super().log(logs, *args, **kwargs)
+
+
+class Progress(ProgressCallback):
+    """The bar with the accuracy, without a line of log for each part of the training."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and "accuracy" in logs:
+            self.training_bar.set_postfix(accuracy=f"{logs['accuracy']:.3f}")
+
+
+def sentences(rows: int, seed: int) -> StackDataset:
+    words = torch.randint(WORDS, (rows, LENGTH), generator=torch.Generator().manual_seed(seed))
+    return StackDataset(input_ids=words, labels=((words < WORDS // 2).sum(1) > LENGTH // 2).long())
+
+
+def train(args: Arguments, rows: StackDataset, words: int = WORDS, labels: int = 2) -> History:
+    set_seed(args.seed)
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": args.depth}
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = BertConfig(vocab_size=words, num_labels=labels, **sizes, **no_dropout)
+    trainer = AccuracyTrainer(BertForSequenceClassification(config), args, train_dataset=rows)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress)
+    trainer.train()
+    return trainer.state.log_history
+
+
+def summary(history: History) -> dict[str, float]:
+    """Over the last hundred steps: accuracy, and the batch entropy (nats) of the layer that lets least through."""
+    lines = pd.DataFrame(history).dropna(subset="accuracy")
+    last = lines[lines["step"] > lines["step"].max() - 100].filter(regex="accuracy|entropy/").mean()
+    return {"accuracy": last.pop("accuracy"), "lowest_entropy": last.min()}
+
+
+def draw(histories: dict[str, list[History]], folder: str) -> None:
+    """Accuracy by step with a line a seed, and entropy by layer and step for the median seed of each method."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    curves, maps = (Figure(figsize=(7.5, 3.2), layout="constrained") for _ in range(2))
+    columns = zip(histories.items(), curves.subplots(1, 2, sharey=True), maps.subplots(1, 2, sharey=True), strict=True)
+    for (trainer, runs), axes, panel in columns:
+        for lines in (pd.DataFrame(history).dropna(subset="accuracy") for history in runs):
+            axes.plot(lines["step"], lines["accuracy"], "k-", linewidth=1)
+        axes.set(title=trainer, xlabel="training step", ylabel="accuracy", ylim=(0.5, 1.01))
+        median = sorted(runs, key=lambda history: summary(history)["accuracy"])[len(runs) // 2]
+        image = draw_entropy_by_step(panel, median, highest=1)
+        panel.set_title(f"{trainer}, accuracy {summary(median)['accuracy']:.2f}")
+        panel.label_outer()
+    maps.colorbar(image, ax=maps.axes, label="batch entropy (nats)", extend="max")
+    curves.savefig(Path(folder, "accuracy.png"), dpi=150)
+    maps.savefig(Path(folder, "entropy.png"), dpi=150)
+
+
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    """Trains every model, draws, prints what became of each method, and returns a row for each model."""
+    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    table, histories = [], defaultdict(list)
+    for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):
+        args.seed, args.lbe_beta = seed, beta
+        history = train(copy.copy(args), sentences(args.max_steps * args.train_batch_size, seed))
+        histories[trainer].append(history)
+        table.append({"trainer": trainer, "seed": seed, **summary(history)})
+    draw(histories, args.output_dir)
+    results = pd.DataFrame(table)
+    methods = results.round(2).groupby("trainer", sort=False).agg(list)
+    methods.insert(0, "trained", [f"{sum(a > 0.95 for a in row)} of {len(row)}" for row in methods["accuracy"]])
+    print(f"{args.depth} layers, learning rate {args.learning_rate:g}; trained is an accuracy above 0.95")
+    print(methods.to_string())
+    return results
+
+
+if __name__ == "__main__":
+    main()

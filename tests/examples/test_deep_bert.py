@@ -1,0 +1,22 @@
+"""What the example shows, at a size of seconds: with the penalty every layer goes on telling sequences apart."""
+
+from pathlib import Path
+
+from programs import example
+
+
+def test_only_without_the_penalty_upper_layers_fall_silent(tmp_path: Path) -> None:
+    arguments = "--depth 24 --learning_rate 2e-3 --max_steps 60 --logging_steps 10 --seeds 0 1 --use_cpu".split()
+    results = example("deep_bert").main([*arguments, "--output_dir", str(tmp_path)])
+    lowest = {trainer: rows["lowest_entropy"] for trainer, rows in results.groupby("trainer")}
+    assert (lowest["Trainer"] < 0.05).all()
+    assert (lowest["LBETrainer"] > 0.4).all()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "entropy.png"}
+
+
+def test_the_accuracy_is_that_of_the_batches(tmp_path: Path) -> None:
+    """A shallow network learns the task in a hundred steps, whatever the trainer."""
+    arguments = "--depth 1 --max_steps 150 --seeds 3 --use_cpu".split()
+    results = example("deep_bert").main([*arguments, "--output_dir", str(tmp_path)])
+    assert results["seed"].tolist() == [3, 3]
+    assert (results["accuracy"] > 0.9).all()
