@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.data import StackDataset
+from torch.utils.data import Dataset, StackDataset
 from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser, ProgressCallback, set_seed
 
 from lbe_hf import LBETrainer, LBETrainingArguments
@@ -79,7 +79,7 @@ def sentences(rows: int, seed: int) -> StackDataset:
     return StackDataset(input_ids=words, labels=((words < WORDS // 2).sum(1) > LENGTH // 2).long())
 
 
-def train(args: Arguments, rows: StackDataset, words: int = WORDS, labels: int = 2) -> History:
+def train(args: Arguments, rows: Dataset, words: int = WORDS, labels: int = 2) -> AccuracyTrainer:
     set_seed(args.seed)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": args.depth}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -88,7 +88,7 @@ def train(args: Arguments, rows: StackDataset, words: int = WORDS, labels: int =
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress)
     trainer.train()
-    return trainer.state.log_history
+    return trainer
 
 
 def summary(history: History) -> dict[str, float]:
@@ -122,7 +122,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     table, histories = [], defaultdict(list)
     for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):
         args.seed, args.lbe_beta = seed, beta
-        history = train(copy.copy(args), sentences(args.max_steps * args.train_batch_size, seed))
+        rows = sentences(args.max_steps * args.train_batch_size, seed)
+        history = train(copy.copy(args), rows).state.log_history
         histories[trainer].append(history)
         table.append({"trainer": trainer, "seed": seed, **summary(history)})
     draw(histories, args.output_dir)

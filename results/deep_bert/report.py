@@ -1,0 +1,175 @@
+"""Tables (Markdown, printed) and pictures of the runs that `study.py` has finished.
+
+    python results/deep_bert/report.py
+
+A run is trained if its accuracy over the last 100 steps is above 0.95, and silent if a layer's batch entropy is below
+0.001 nats there.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import binomtest, fisher_exact
+
+from lbe_hf.entropy import SILENT_ENTROPY
+from lbe_hf.figures import draw_entropy_by_step
+
+HERE = Path(__file__).parent
+SETTING = ["data", "depth", "learning_rate", "warmup_steps", "beta", "alpha", "activations", "seed"]
+METHODS = {"none": (0, False), "LBE": (0, True), "warm-up": (40, False), "warm-up + LBE": (40, True)}
+
+
+def load() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A line for every 20 steps of every run, and a line for every run over its last 100 steps."""
+    steps = pd.concat([pd.read_csv(path) for path in sorted((HERE / "runs").glob("*.csv"))], ignore_index=True)
+    steps["lowest_entropy"] = steps.filter(like="entropy/").min(axis="columns")
+    last = steps[steps["step"] > 300].groupby(SETTING, as_index=False)
+    runs = last[["accuracy", "test_accuracy", "lowest_entropy", "seconds_per_step"]].mean()
+    runs["trained"] = runs["accuracy"] > 0.95
+    runs["silent"] = runs["lowest_entropy"] < SILENT_ENTROPY
+    return steps, runs
+
+
+def choose(table: pd.DataFrame, method: str, **setting: object) -> pd.DataFrame:
+    """The lines of a method, by default with the settings of the main comparison."""
+    warmup_steps, penalty = METHODS[method]
+    wanted: dict[str, object] = {"data": "sentences", "depth": 48, "learning_rate": 1e-3, "warmup_steps": warmup_steps}
+    if penalty:
+        wanted |= {"beta": 0.5, "alpha": 0.7, "activations": "hidden_states"}
+    else:
+        wanted |= {"beta": 0.0}
+        setting = {name: value for name, value in setting.items() if name not in ("beta", "alpha", "activations")}
+    for name, value in (wanted | setting).items():
+        table = table[table[name] == value]
+    return table
+
+
+def describe(runs: pd.DataFrame) -> dict[str, str]:
+    """How many runs trained, with the exact 95% interval of their share, how many fell silent, and how they ended."""
+    trained, count = int(runs["trained"].sum()), len(runs)
+    if not count:
+        return {"trained": "not run"}
+    interval = binomtest(trained, count).proportion_ci(method="exact")
+    return {
+        "trained": f"{trained} of {count}",
+        "95% interval": f"{interval.low:.0%} to {interval.high:.0%}",
+        "silent": f"{int(runs['silent'].sum())} of {count}",
+        "accuracy: median (range)": f"{runs['accuracy'].median():.3f} "
+        f"({runs['accuracy'].min():.3f} to {runs['accuracy'].max():.3f})",
+        "lowest entropy: median": f"{runs['lowest_entropy'].median():.3f}",
+    }
+
+
+def share(runs: pd.DataFrame) -> str:
+    return f"{int(runs['trained'].sum())}/{len(runs)} ({runs['accuracy'].median():.2f})" if len(runs) else "not run"
+
+
+def fisher(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    counts = [[int(runs["trained"].sum()), int((~runs["trained"]).sum())] for runs in (one, other)]
+    return float(fisher_exact(counts).pvalue)
+
+
+def show(title: str, table: pd.DataFrame) -> None:
+    lines = table.fillna("").reset_index().astype(str)
+    rows = [lines.columns.tolist(), ["---"] * lines.shape[1], *lines.to_numpy().tolist()]
+    print(f"\n## {title}\n", *("| " + " | ".join(row) + " |" for row in rows), sep="\n")
+
+
+def show_methods(runs: pd.DataFrame) -> None:
+    table = {method: describe(choose(runs, method)) for method in METHODS}
+    show("48 layers, learning rate 1e-3", pd.DataFrame(table).T.rename_axis("method"))
+    for one, other in [("LBE", "none"), ("LBE", "warm-up"), ("warm-up", "none"), ("warm-up + LBE", "warm-up")]:
+        print(
+            f"\nFisher's exact test, {one} against {other}: p = {fisher(choose(runs, one), choose(runs, other)):.2g}"
+        )
+
+
+def show_border(runs: pd.DataFrame) -> None:
+    rates = (3e-4, 1e-3, 2e-3)
+    table = {
+        depth: {
+            f"{rate:g}, {method}": share(choose(runs[runs["seed"] < 5], method, depth=depth, learning_rate=rate))
+            for rate, method in product(rates, ("none", "LBE"))
+        }
+        for depth in (12, 24, 48, 96)
+    }
+    show("Trained by depth and learning rate, median accuracy", pd.DataFrame(table).T.rename_axis("layers"))
+
+
+def show_sensitivity(runs: pd.DataFrame) -> None:
+    runs = runs[runs["seed"] < 5]
+    table = {
+        alpha: {f"beta {beta}": share(choose(runs, "LBE", alpha=alpha, beta=beta)) for beta in (0.05, 0.2, 0.5, 2.0)}
+        for alpha in (0.3, 0.5, 0.7, 1.0)
+    }
+    show("Trained by alpha and beta, 48 layers, learning rate 1e-3", pd.DataFrame(table).T.rename_axis("alpha"))
+
+
+def show_activations(runs: pd.DataFrame) -> None:
+    runs = runs[runs["seed"] < 10]
+    table = {name: describe(choose(runs, "LBE", activations=name)) for name in ("hidden_states", "feed_forward")}
+    show("What the penalty is laid on, seeds 0 to 9", pd.DataFrame(table).T.rename_axis("activations"))
+
+
+def show_digits(runs: pd.DataFrame) -> None:
+    table = {}
+    for method in ("none", "LBE"):
+        chosen = choose(runs, method, data="digits")
+        table[method] = describe(chosen) | {"test accuracy: median": f"{chosen['test_accuracy'].median():.3f}"}
+    show("Digits, 48 layers, learning rate 1e-3", pd.DataFrame(table).T.rename_axis("method"))
+
+
+def show_cost(runs: pd.DataFrame) -> None:
+    times = pd.DataFrame(
+        {name: choose(runs, name).set_index("seed")["seconds_per_step"] for name in ("none", "LBE")}
+    ).dropna()
+    medians, ratio = times.median(), (times["LBE"] / times["none"]).median()
+    print(f"\n{medians['none']:.3f} s a step without, {medians['LBE']:.3f} with; median of ratios by seed {ratio:.3f}")
+
+
+def draw_methods(steps: pd.DataFrame) -> None:
+    """Accuracy by step, a line a seed."""
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    for axes, method in zip(figure.subplots(1, 4, sharey=True), METHODS, strict=True):
+        draw_accuracy(axes, choose(steps, method))
+        axes.set_title(method)
+        axes.label_outer()
+    figure.savefig(HERE / "accuracy.png", dpi=150)
+
+
+def draw_accuracy(axes: Axes, steps: pd.DataFrame) -> None:
+    for _, run in steps.groupby("seed"):
+        axes.plot(run["step"], run["accuracy"], "k-", linewidth=0.7)
+    axes.set(xlabel="training step", ylabel="accuracy", ylim=(0.45, 1.01))
+
+
+def draw_entropy(steps: pd.DataFrame, runs: pd.DataFrame) -> None:
+    """Entropy by layer and step, for the median seed of two methods."""
+    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, method in zip(panels, ("none", "LBE"), strict=True):
+        order = choose(runs, method).sort_values("accuracy")
+        median = order.iloc[len(order) // 2]
+        lines = choose(steps, method)
+        history = lines[lines["seed"] == median["seed"]].dropna(axis="columns").to_dict("records")
+        image = draw_entropy_by_step(axes, history, highest=1)
+        axes.set_title(f"{method}: accuracy {median['accuracy']:.2f}")
+        axes.label_outer()
+    figure.colorbar(image, ax=panels, label="batch entropy (nats)", extend="max")
+    figure.savefig(HERE / "entropy.png", dpi=150)
+
+
+def main() -> None:
+    steps, runs = load()
+    print(f"{len(runs)} runs")
+    for show_part in (show_methods, show_border, show_sensitivity, show_activations, show_digits, show_cost):
+        show_part(runs)
+    draw_methods(steps)
+    draw_entropy(steps, runs)
+
+
+if __name__ == "__main__":
+    main()

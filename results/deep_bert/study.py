@@ -1,0 +1,130 @@
+"""Every run of the study, one file each: what is done is left alone, so that it can be killed and goes on.
+
+    python results/deep_bert/study.py --dry_run     # how many there are, and how many are missing
+    python results/deep_bert/study.py               # as many runs at once as there are cores, one thread each
+    python results/deep_bert/report.py              # tables and pictures of what is done
+
+Trains with `examples/deep_bert.py`; needs the extra `examples`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import StackDataset, Subset
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "examples"))
+
+import deep_bert  # noqa: E402
+
+FEED_FORWARD = r".*\.layer\.\d+\.output\.dense"
+WARMUP = 40  # a tenth of the steps
+TRAINING_DIGITS = 1437  # of 1797
+
+
+@dataclass(frozen=True)
+class Run:
+    """What defines a run. Without the penalty, `beta` is 0 and `alpha` and `activations` say nothing."""
+
+    seed: int
+    depth: int = 48
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    beta: float = 0.0
+    alpha: float = 0.7
+    activations: str = "hidden_states"
+    data: str = "sentences"
+
+    @property
+    def path(self) -> Path:
+        penalty = f"beta{self.beta}-alpha{self.alpha}-{self.activations}" if self.beta else "none"
+        schedule = f"lr{self.learning_rate}-warmup{self.warmup_steps}"
+        return HERE / "runs" / f"{self.data}-depth{self.depth}-{schedule}-{penalty}-seed{self.seed}.csv"
+
+
+def runs() -> Iterator[Run]:
+    """All of them, the most telling first; what is compared follows one on the other, seed by seed."""
+    for seed, warmup_steps, beta in product(range(20), (0, WARMUP), (0.0, 0.5)):
+        yield Run(seed, warmup_steps=warmup_steps, beta=beta)
+    for seed in range(5):
+        for depth, learning_rate, beta in product((12, 24, 48, 96), (3e-4, 1e-3, 2e-3), (0.0, 0.5)):
+            yield Run(seed, depth, learning_rate, beta=beta)
+        for alpha, beta in product((0.3, 0.5, 0.7, 1.0), (0.05, 0.2, 0.5, 2.0)):
+            yield Run(seed, beta=beta, alpha=alpha)
+        yield Run(seed, beta=0.5, activations="feed_forward")
+        for beta in (0.0, 0.5):
+            yield Run(seed, beta=beta, data="digits")
+
+
+def execute(run: Run) -> None:
+    """Train, and write a line for every 20 steps: accuracy and loss on the batches, entropy of every layer."""
+    torch.set_num_threads(1)
+    args = deep_bert.Arguments(
+        depth=run.depth,
+        learning_rate=run.learning_rate,
+        warmup_steps=run.warmup_steps,
+        lbe_beta=run.beta,
+        lbe_alpha=run.alpha,
+        lbe_target_modules=FEED_FORWARD if run.activations == "feed_forward" else None,
+        seed=run.seed,
+        use_cpu=True,
+        disable_tqdm=True,
+        log_level="error",
+    )
+    with redirect_stdout(None):
+        if run.data == "digits":
+            rows = digits()
+            trainer = deep_bert.train(args, Subset(rows, range(TRAINING_DIGITS)), words=65, labels=10)
+            predicted, labels, _ = trainer.predict(Subset(rows, range(TRAINING_DIGITS, len(rows))))
+            test_accuracy = float((predicted.argmax(-1) == labels).mean())
+        else:
+            trainer = deep_bert.train(args, deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed))
+            test_accuracy = None  # no row is seen twice
+    history = trainer.state.log_history
+    lines = pd.DataFrame([line for line in history if "accuracy" in line])
+    columns = ["step", "accuracy", "task_loss", "grad_norm"]
+    lines = lines[columns + [name for name in lines if name.startswith("entropy/")]].round(4)
+    seconds = next(line["train_runtime"] for line in history if "train_runtime" in line) / args.max_steps
+    lines = lines.assign(**asdict(run), test_accuracy=test_accuracy, seconds_per_step=round(seconds, 4))
+    unfinished = run.path.with_suffix(".part")
+    lines.to_csv(unfinished, index=False)
+    unfinished.rename(run.path)
+
+
+def digits() -> StackDataset:
+    """Scikit-learn's digits as 16 words each: the sum of every patch of 2 x 2 pixels, 0 to 64."""
+    images, labels = load_digits(return_X_y=True)
+    patches = torch.tensor(images).reshape(-1, 4, 2, 4, 2).sum((2, 4)).long().flatten(1)
+    return StackDataset(input_ids=patches, labels=torch.tensor(labels))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry_run", action="store_true", help="Only count the runs.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Runs at once.")
+    args = parser.parse_args()
+    everything = list(dict.fromkeys(runs()))
+    missing = [run for run in everything if not run.path.exists()]
+    print(f"{len(everything)} runs, {len(missing)} of them missing")
+    if args.dry_run:
+        return
+    (HERE / "runs").mkdir(exist_ok=True)
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        for future in tqdm(as_completed([pool.submit(execute, run) for run in missing]), total=len(missing)):
+            future.result()
+
+
+if __name__ == "__main__":
+    main()
