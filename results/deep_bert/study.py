@@ -42,6 +42,7 @@ class Run:
     depth: int = 48
     learning_rate: float = 1e-3
     warmup_steps: int = 0
+    decay: str = "none"  # or "linear", to zero
     beta: float = 0.0
     alpha: float = 0.7
     activations: str = "hidden_states"
@@ -51,6 +52,7 @@ class Run:
     def path(self) -> Path:
         penalty = f"beta{self.beta}-alpha{self.alpha}-{self.activations}" if self.beta else "none"
         schedule = f"lr{self.learning_rate}-warmup{self.warmup_steps}"
+        schedule += "-linear" if self.decay == "linear" else ""
         return HERE / "runs" / f"{self.data}-depth{self.depth}-{schedule}-{penalty}-seed{self.seed}.csv"
 
 
@@ -58,6 +60,8 @@ def runs() -> Iterator[Run]:
     """All of them, the most telling first; what is compared follows one on the other, seed by seed."""
     for seed, warmup_steps, beta in product(range(20), (0, WARMUP), (0.0, 0.5)):
         yield Run(seed, warmup_steps=warmup_steps, beta=beta)
+    for seed, beta in product(range(10), (0.0, 0.5)):
+        yield Run(seed, decay="linear", beta=beta)
     for seed in range(5):
         for depth, learning_rate, beta in product((12, 24, 48, 96), (3e-4, 1e-3, 2e-3), (0.0, 0.5)):
             yield Run(seed, depth, learning_rate, beta=beta)
@@ -75,6 +79,8 @@ def execute(run: Run) -> None:
         depth=run.depth,
         learning_rate=run.learning_rate,
         warmup_steps=run.warmup_steps,
+        lr_scheduler_type="linear" if run.decay == "linear" else "constant_with_warmup",
+        max_steps=400,
         lbe_beta=run.beta,
         lbe_alpha=run.alpha,
         lbe_target_modules=FEED_FORWARD if run.activations == "feed_forward" else None,
