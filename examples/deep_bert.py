@@ -1,8 +1,8 @@
 """A deep BERT trained from scratch collapses, or does not, by the luck of its seed; the penalty changes the odds.
 
-    python examples/deep_bert.py                                              # 48 layers
-    python examples/deep_bert.py --warmup_steps 15                             # does a warm-up do as well?
-    python examples/deep_bert.py --lr_scheduler_type constant --max_steps 400 # the setting of results/deep_bert
+    python examples/deep_bert.py                                               # 48 layers
+    python examples/deep_bert.py --warmup_steps 14                             # does a warm-up do as well?
+    python examples/deep_bert.py --lr_scheduler_type constant --max_steps 400  # as in results/deep_bert
 
 Twelve words of forty; are most of them among the first twenty? A shallow transformer learns this in a hundred steps.
 In a deep one the upper layers come to say the same of every sequence, and no gradient brings them back. Both trainers
@@ -36,7 +36,7 @@ class Arguments(LBETrainingArguments):
     depth: int = field(default=48, metadata={"help": "Layers, of 64 features each."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One model each for every method."})
     output_dir: str = "runs/deep_bert"
-    max_steps: int = 150
+    max_steps: int = 140
     learning_rate: float = 1e-3
     per_device_train_batch_size: int = 64
     lbe_beta: float = 0.5
