@@ -2,6 +2,7 @@
 
     python examples/deep_bert.py                                               # 48 layers
     python examples/deep_bert.py --warmup_steps 14                             # does a warm-up do as well?
+    python examples/deep_bert.py --model_type roberta-prelayernorm             # or the other kind of transformer?
     python examples/deep_bert.py --lr_scheduler_type constant --max_steps 400  # as in results/deep_bert
 
 Twelve words of forty; are most of them among the first twenty? A shallow transformer learns this in a hundred steps.
@@ -22,7 +23,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset, StackDataset
-from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser, ProgressCallback, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    HfArgumentParser,
+    ProgressCallback,
+    set_seed,
+)
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 from lbe_hf.figures import draw_entropy_by_step
@@ -34,6 +41,7 @@ History = list[dict[str, float]]
 @dataclass
 class Arguments(LBETrainingArguments):
     depth: int = field(default=48, metadata={"help": "Layers, of 64 features each."})
+    model_type: str = field(default="bert", metadata={"help": "Or another text encoder, as roberta-prelayernorm."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One model each for every method."})
     output_dir: str = "runs/deep_bert"
     max_steps: int = 140
@@ -82,8 +90,9 @@ def train(args: Arguments, rows: Dataset, words: int = WORDS, labels: int = 2) -
     set_seed(args.seed)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": args.depth}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = BertConfig(vocab_size=words, num_labels=labels, **sizes, **no_dropout)
-    trainer = AccuracyTrainer(BertForSequenceClassification(config), args, train_dataset=rows)
+    config = AutoConfig.for_model(args.model_type, vocab_size=words, num_labels=labels, **sizes, **no_dropout)
+    model = AutoModelForSequenceClassification.from_config(config)
+    trainer = AccuracyTrainer(model, args, train_dataset=rows)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress)

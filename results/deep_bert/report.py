@@ -7,6 +7,7 @@ steps of its log; it is silent if the batch entropy of a layer is below 0.001 na
 """
 
 import argparse
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,18 @@ from lbe_hf.entropy import SILENT_ENTROPY
 from lbe_hf.figures import draw_entropy_by_step
 
 HERE = Path(__file__).parent
-SETTING = ["data", "depth", "learning_rate", "warmup_steps", "decay", "beta", "alpha", "activations", "seed"]
+SETTING = [
+    "model_type",
+    "data",
+    "depth",
+    "learning_rate",
+    "warmup_steps",
+    "decay",
+    "beta",
+    "alpha",
+    "activations",
+    "seed",
+]
 METHODS = {"none": (0, False), "LBE": (0, True), "warm-up": (40, False), "warm-up + LBE": (40, True)}
 
 
@@ -38,8 +50,8 @@ def load() -> tuple[pd.DataFrame, pd.DataFrame]:
 def choose(table: pd.DataFrame, method: str, **setting: object) -> pd.DataFrame:
     """The lines of a method, by default with the settings of the main comparison."""
     warmup_steps, penalty = METHODS[method]
-    wanted: dict[str, object] = {"data": "sentences", "depth": 48, "learning_rate": 1e-3, "decay": "none"}
-    wanted |= {"warmup_steps": warmup_steps}
+    wanted: dict[str, object] = {"model_type": "bert", "data": "sentences", "depth": 48, "learning_rate": 1e-3}
+    wanted |= {"warmup_steps": warmup_steps, "decay": "none"}
     if penalty:
         wanted |= {"beta": 0.5, "alpha": 0.7, "activations": "hidden_states"}
     else:
@@ -56,15 +68,18 @@ def describe(runs: pd.DataFrame) -> dict[str, str]:
     if not count:
         return {"trained": "not run"}
     interval = binomtest(trained, count).proportion_ci(method="exact")
-    return {
+    accuracy = runs["accuracy"]
+    ending = {
         "trained": f"{trained} of {count}",
         "95% interval": f"{interval.low:.0%} to {interval.high:.0%}",
         "for a while": f"{int(runs['learned'].sum())} of {count}",
         "silent": f"{int(runs['silent'].sum())} of {count}",
-        "accuracy: median (range)": f"{runs['accuracy'].median():.3f} "
-        f"({runs['accuracy'].min():.3f} to {runs['accuracy'].max():.3f})",
+        "accuracy: median (range)": f"{accuracy.median():.3f} ({accuracy.min():.3f} to {accuracy.max():.3f})",
         "lowest entropy: median": f"{runs['lowest_entropy'].median():.3f}",
     }
+    if runs["test_accuracy"].notna().all():
+        ending["test accuracy: median"] = f"{runs['test_accuracy'].median():.3f}"
+    return ending
 
 
 def share(runs: pd.DataFrame) -> str:
@@ -86,25 +101,22 @@ def show(title: str, table: pd.DataFrame) -> None:
     print(f"\n## {title}\n", *("| " + " | ".join(row) + " |" for row in rows), sep="\n")
 
 
-def show_methods(runs: pd.DataFrame) -> None:
-    table = {method: describe(choose(runs, method)) for method in METHODS}
-    show("48 layers, learning rate 1e-3", pd.DataFrame(table).T.rename_axis("method"))
+def show_endings(title: str, runs: pd.DataFrame, methods: Iterable[str], **setting: object) -> None:
+    table = {method: describe(choose(runs, method, **setting)) for method in methods}
+    show(title, pd.DataFrame(table).T.rename_axis("method"))
+
+
+def show_tests(runs: pd.DataFrame) -> None:
     pairs = [("LBE", "none"), ("LBE", "warm-up"), ("warm-up", "none"), ("warm-up + LBE", "warm-up")]
     tests = {f"{one} against {other}": fisher(runs, one, other) for one, other in pairs}
     show("p-values of Fisher's exact test", pd.DataFrame(tests).T.rename_axis("comparison"))
 
 
-def show_decay(runs: pd.DataFrame) -> None:
-    table = {method: describe(choose(runs, method, decay="linear")) for method in ("none", "LBE")}
-    show("48 layers, learning rate 1e-3 decayed linearly to zero", pd.DataFrame(table).T.rename_axis("method"))
-
-
 def show_border(runs: pd.DataFrame) -> None:
-    rates = (3e-4, 1e-3, 2e-3)
     table = {
         depth: {
-            f"{rate:g}, {method}": share(choose(runs[runs["seed"] < 5], method, depth=depth, learning_rate=rate))
-            for rate, method in product(rates, ("none", "LBE"))
+            f"{rate:g}, {method}": share(choose(runs, method, depth=depth, learning_rate=rate))
+            for rate, method in product((3e-4, 1e-3, 2e-3), ("none", "LBE"))
         }
         for depth in (12, 24, 48, 96)
     }
@@ -112,28 +124,11 @@ def show_border(runs: pd.DataFrame) -> None:
 
 
 def show_sensitivity(runs: pd.DataFrame) -> None:
-    runs = runs[runs["seed"] < 5]
     table = {
         alpha: {f"beta {beta}": share(choose(runs, "LBE", alpha=alpha, beta=beta)) for beta in (0.05, 0.2, 0.5, 2.0)}
         for alpha in (0.3, 0.5, 0.7, 1.0)
     }
     show("Trained by alpha and beta, 48 layers, learning rate 1e-3", pd.DataFrame(table).T.rename_axis("alpha"))
-
-
-def show_activations(runs: pd.DataFrame) -> None:
-    runs = runs[runs["seed"] < 5]
-    table = {name: describe(choose(runs, "LBE", activations=name)) for name in ("hidden_states", "feed_forward")}
-    show("What the penalty is laid on, seeds 0 to 4", pd.DataFrame(table).T.rename_axis("activations"))
-
-
-def show_digits(runs: pd.DataFrame) -> None:
-    table = {}
-    for method in ("none", "LBE"):
-        chosen = choose(runs, method, data="digits")
-        table[method] = describe(chosen)
-        if len(chosen):
-            table[method]["test accuracy: median"] = f"{chosen['test_accuracy'].median():.3f}"
-    show("Digits, 48 layers, learning rate 1e-3", pd.DataFrame(table).T.rename_axis("method"))
 
 
 def show_cost(runs: pd.DataFrame) -> None:
@@ -142,6 +137,20 @@ def show_cost(runs: pd.DataFrame) -> None:
     ).dropna()
     medians, ratio = times.median(), (times["LBE"] / times["none"]).median()
     print(f"\n{medians['none']:.3f} s a step without, {medians['LBE']:.3f} with; median of ratios by seed {ratio:.3f}")
+
+
+def show_tables(runs: pd.DataFrame) -> None:
+    setting, pair, first = "48 layers, learning rate 1e-3", ("none", "LBE"), runs[runs["seed"] < 5]
+    print(f"{len(runs)} runs")
+    show_endings(setting, runs, METHODS)
+    show_tests(runs)
+    show_endings(f"{setting} decayed linearly to zero", runs, pair, decay="linear")
+    show_border(first)
+    show_sensitivity(first)
+    show_endings(f"Penalty on the feed-forward outputs, {setting}", runs, ["LBE"], activations="feed_forward")
+    show_endings(f"Digits, {setting}", runs, pair, data="digits")
+    show_endings(f"Normalization before each sublayer, {setting}", runs, pair, model_type="roberta-prelayernorm")
+    show_cost(runs)
 
 
 def draw_methods(steps: pd.DataFrame) -> None:
@@ -181,17 +190,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="Only print the tables.")
     args = parser.parse_args()
     steps, runs = load()
-    print(f"{len(runs)} runs")
-    for show_part in (
-        show_methods,
-        show_decay,
-        show_border,
-        show_sensitivity,
-        show_activations,
-        show_digits,
-        show_cost,
-    ):
-        show_part(runs)
+    show_tables(runs)
     if not args.tables:
         draw_methods(steps)
         draw_entropy(steps, runs)

@@ -47,13 +47,15 @@ class Run:
     alpha: float = 0.7
     activations: str = "hidden_states"
     data: str = "sentences"
+    model_type: str = "bert"
 
     @property
     def path(self) -> Path:
         penalty = f"beta{self.beta}-alpha{self.alpha}-{self.activations}" if self.beta else "none"
         schedule = f"lr{self.learning_rate}-warmup{self.warmup_steps}"
         schedule += "-linear" if self.decay == "linear" else ""
-        return HERE / "runs" / f"{self.data}-depth{self.depth}-{schedule}-{penalty}-seed{self.seed}.csv"
+        network = self.data if self.model_type == "bert" else f"{self.data}-{self.model_type}"
+        return HERE / "runs" / f"{network}-depth{self.depth}-{schedule}-{penalty}-seed{self.seed}.csv"
 
 
 def runs() -> Iterator[Run]:
@@ -70,12 +72,14 @@ def runs() -> Iterator[Run]:
         yield Run(seed, beta=0.5, activations="feed_forward")
         for beta in (0.0, 0.5):
             yield Run(seed, beta=beta, data="digits")
+            yield Run(seed, beta=beta, model_type="roberta-prelayernorm")
 
 
 def execute(run: Run) -> None:
     """Train, and write a line for every 20 steps: accuracy and loss on the batches, entropy of every layer."""
     torch.set_num_threads(1)
     args = deep_bert.Arguments(
+        model_type=run.model_type,
         depth=run.depth,
         learning_rate=run.learning_rate,
         warmup_steps=run.warmup_steps,
