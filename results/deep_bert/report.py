@@ -3,7 +3,7 @@
     python results/deep_bert/report.py             # --tables leaves the pictures as they are
 
 A run is trained if its accuracy over the last 100 steps is above 0.95; it was so for a while if that holds for any 20
-steps of its log; it is silent if the batch entropy of a layer is below 0.001 nats over the last 100 steps.
+steps of its log; it is silent if a layer's batch entropy is below 0.001 nats in most of the last 100 steps.
 """
 
 import argparse
@@ -38,9 +38,10 @@ METHODS = {"none": (0, False), "LBE": (0, True), "warm-up": (40, False), "warm-u
 def load() -> tuple[pd.DataFrame, pd.DataFrame]:
     """A line for every 20 steps of every run, and a line for every run over its last 100 steps."""
     steps = pd.concat([pd.read_csv(path) for path in sorted((HERE / "runs").glob("*.csv"))], ignore_index=True)
-    steps["lowest_entropy"] = steps.filter(like="entropy/").min(axis="columns")
+    steps = steps.assign(lowest_entropy=steps.filter(like="entropy/").min(axis="columns"))
     last = steps[steps["step"] > 300].groupby(SETTING, as_index=False)
-    runs = last[["accuracy", "test_accuracy", "lowest_entropy", "seconds_per_step"]].mean()
+    runs = last[["accuracy", "test_accuracy", "seconds_per_step"]].mean()
+    runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # one spike does not end a silence
     runs["trained"] = runs["accuracy"] > 0.95
     runs["learned"] = (steps.groupby(SETTING)["accuracy"].max() > 0.95).to_numpy()
     runs["silent"] = runs["lowest_entropy"] < SILENT_ENTROPY
@@ -86,12 +87,15 @@ def share(runs: pd.DataFrame) -> str:
     return f"{int(runs['trained'].sum())}/{len(runs)} ({runs['accuracy'].median():.2f})" if len(runs) else "not run"
 
 
-def fisher(runs: pd.DataFrame, one: str, other: str) -> dict[str, str]:
-    """P-values of Fisher's exact test, two-sided, for two methods and each thing that a run did or did not."""
+def compare(runs: pd.DataFrame, one: str, other: str, **setting: object) -> dict[str, str]:
+    """P-values, two-sided, for two methods: Fisher's exact test, and McNemar's, which pairs the runs of a seed."""
     p_values = {}
     for name, outcome in {"trained": "trained", "for a while": "learned", "silent": "silent"}.items():
-        samples = [choose(runs, method)[outcome] for method in (one, other)]
-        p_values[name] = f"{fisher_exact([[sample.sum(), (~sample).sum()] for sample in samples]).pvalue:.2g}"
+        left, right = (choose(runs, method, **setting).set_index("seed")[outcome] for method in (one, other))
+        unpaired = fisher_exact([[sample.sum(), (~sample).sum()] for sample in (left, right)]).pvalue
+        differing = int((left != right).sum())
+        paired = binomtest(int((left & ~right).sum()), differing).pvalue if differing else 1.0
+        p_values[name] = f"{unpaired:.2g} ({paired:.2g})"
     return p_values
 
 
@@ -103,13 +107,17 @@ def show(title: str, table: pd.DataFrame) -> None:
 
 def show_endings(title: str, runs: pd.DataFrame, methods: Iterable[str], **setting: object) -> None:
     table = {method: describe(choose(runs, method, **setting)) for method in methods}
+    if all(ending == {"trained": "not run"} for ending in table.values()):
+        print(f"\n{title}: not run.")
+        return
     show(title, pd.DataFrame(table).T.rename_axis("method"))
 
 
 def show_tests(runs: pd.DataFrame) -> None:
     pairs = [("LBE", "none"), ("LBE", "warm-up"), ("warm-up", "none"), ("warm-up + LBE", "warm-up")]
-    tests = {f"{one} against {other}": fisher(runs, one, other) for one, other in pairs}
-    show("p-values of Fisher's exact test", pd.DataFrame(tests).T.rename_axis("comparison"))
+    tests = {f"{one} against {other}": compare(runs, one, other) for one, other in pairs}
+    tests["LBE against none, linear decay"] = compare(runs, "LBE", "none", decay="linear")
+    show("p-values of Fisher's exact test (of McNemar's)", pd.DataFrame(tests).T.rename_axis("comparison"))
 
 
 def show_border(runs: pd.DataFrame) -> None:
@@ -175,7 +183,7 @@ def draw_entropy(steps: pd.DataFrame, runs: pd.DataFrame) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, method in zip(panels, ("none", "LBE"), strict=True):
         order = choose(runs, method).sort_values("accuracy")
-        median = order.iloc[len(order) // 2]
+        median = order.iloc[(len(order) - 1) // 2]
         lines = choose(steps, method)
         history = lines[lines["seed"] == median["seed"]].dropna(axis="columns").to_dict("records")
         image = draw_entropy_by_step(axes, history, highest=1)
