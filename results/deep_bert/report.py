@@ -38,7 +38,7 @@ METHODS = {"none": (0, False), "LBE": (0, True), "warm-up": (40, False), "warm-u
 def load() -> tuple[pd.DataFrame, pd.DataFrame]:
     """A line for every 20 steps of every run, and a line for every run over its last 100 steps."""
     steps = pd.concat([pd.read_csv(path) for path in sorted((HERE / "runs").glob("*.csv"))], ignore_index=True)
-    steps = steps.assign(lowest_entropy=steps.filter(like="entropy/").min(axis="columns"))
+    steps = steps.copy().assign(lowest_entropy=steps.filter(like="entropy/").min(axis="columns"))
     last = steps[steps["step"] > 300].groupby(SETTING, as_index=False)
     runs = last[["accuracy", "test_accuracy", "seconds_per_step"]].mean()
     runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # one spike does not end a silence
