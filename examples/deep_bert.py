@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     table, histories = [], defaultdict(list)
     for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):
         args.seed, args.lbe_beta = seed, beta
-        rows = sentences(args.max_steps * args.train_batch_size, seed)
+        rows = sentences(args.max_steps * args.gradient_accumulation_steps * args.train_batch_size, seed)
         history = train(copy.copy(args), rows).state.log_history
         histories[trainer].append(history)
         table.append({"trainer": trainer, "seed": seed, **summary(history)})

@@ -284,8 +284,8 @@ class LBETrainerMixin(_Base):
         if new:
             self._lbe_silent.update(new)
             names = shorten(", ".join(new), width=200, placeholder=" ...")
-            count = f"{len(new)} of {len(entropies)} layers"
-            logger.warning(f"{count} let nothing through, their batch entropy is zero: {names}")
+            count = f"{len(silent)} of {len(entropies)} layers"
+            logger.warning(f"{count} let nothing through, their batch entropy is zero; new among them: {names}")
         return logs
 
     # ---- Checkpoints -----------------------------------------------------------------------------------------------

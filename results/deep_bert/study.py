@@ -77,6 +77,8 @@ def runs() -> Iterator[Run]:
 
 def execute(run: Run) -> None:
     """Train, and write a line for every 20 steps: accuracy and loss on the batches, entropy of every layer."""
+    if run.path.exists():  # another process of the study was faster
+        return
     torch.set_num_threads(1)
     args = deep_bert.Arguments(
         model_type=run.model_type,
@@ -108,9 +110,9 @@ def execute(run: Run) -> None:
     lines = lines[columns + [name for name in lines if name.startswith("entropy/")]].round(4)
     seconds = next(line["train_runtime"] for line in history if "train_runtime" in line) / args.max_steps
     lines = lines.assign(**asdict(run), test_accuracy=test_accuracy, seconds_per_step=round(seconds, 4))
-    unfinished = run.path.with_suffix(".part")
+    unfinished = run.path.with_suffix(f".{os.getpid()}")
     lines.to_csv(unfinished, index=False)
-    unfinished.rename(run.path)
+    unfinished.replace(run.path)
 
 
 def digits() -> StackDataset:
@@ -131,9 +133,15 @@ def main() -> None:
     if args.dry_run:
         return
     (HERE / "runs").mkdir(exist_ok=True)
+    failed = 0
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        for future in tqdm(as_completed([pool.submit(execute, run) for run in missing]), total=len(missing)):
-            future.result()
+        futures = {pool.submit(execute, run): run for run in missing}
+        for future in tqdm(as_completed(futures), total=len(futures)):
+            if future.exception() is not None:
+                failed += 1
+                tqdm.write(f"{futures[future].path.stem}: {future.exception()!r}")
+    if failed:
+        sys.exit(f"{failed} runs failed, see above: the same command tries them again.")
 
 
 if __name__ == "__main__":
