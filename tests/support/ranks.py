@@ -1,11 +1,13 @@
 """Two processes of one gloo group on this machine, which call functions for the tests."""
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
 import socket
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
@@ -28,14 +30,20 @@ class Ranks:
         if not self._started:
             self._start()
         for _, pipe in self._started:
-            pipe.send_bytes(pickle.dumps((function, args, kwargs)))
+            with suppress(BrokenPipeError):  # no answer will come, which is seen below
+                pipe.send_bytes(pickle.dumps((function, args, kwargs)))
         failures: list[str] = []
         results: list[Any] = []
-        for rank, (_, pipe) in enumerate(self._started):
+        for rank, (process, pipe) in enumerate(self._started):
             if not pipe.poll(_PATIENCE):
                 failures.append(f"rank {rank} does not answer")
                 continue
-            failure, result = pickle.loads(pipe.recv_bytes())
+            try:
+                failure, result = pickle.loads(pipe.recv_bytes())
+            except (EOFError, ConnectionResetError):
+                process.join()
+                failures.append(f"rank {rank} died, exit code {process.exitcode}")
+                continue
             results.append(result)
             if failure:
                 failures.append(f"rank {rank}: {failure}")
@@ -68,6 +76,7 @@ class Ranks:
 def _answer(rank: int, port: int, pipe: Connection) -> None:
     import torch
 
+    faulthandler.enable()
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
