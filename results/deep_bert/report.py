@@ -93,10 +93,14 @@ def compare(runs: pd.DataFrame, one: str, other: str, **setting: object) -> dict
     for name, outcome in {"trained": "trained", "for a while": "learned", "silent": "silent"}.items():
         left, right = (choose(runs, method, **setting).set_index("seed")[outcome] for method in (one, other))
         unpaired = fisher_exact([[sample.sum(), (~sample).sum()] for sample in (left, right)]).pvalue
-        differing = int((left != right).sum())
-        paired = binomtest(int((left & ~right).sum()), differing).pvalue if differing else 1.0
-        p_values[name] = f"{unpaired:.2g} ({paired:.2g})"
+        p_values[name] = f"{unpaired:.2g} ({mcnemar(left, right):.2g})"
     return p_values
+
+
+def mcnemar(left: pd.Series, right: pd.Series) -> float:
+    """P-value, two-sided and exact, of two series of yes and no whose lines are pairs."""
+    differing = int((left != right).sum())
+    return float(binomtest(int((left & ~right).sum()), differing).pvalue) if differing else 1.0
 
 
 def show(title: str, table: pd.DataFrame) -> None:
@@ -121,14 +125,25 @@ def show_tests(runs: pd.DataFrame) -> None:
 
 
 def show_border(runs: pd.DataFrame) -> None:
+    depths, rates, key = (12, 24, 48, 96), (3e-4, 1e-3, 2e-3), ["depth", "learning_rate", "seed"]
     table = {
         depth: {
             f"{rate:g}, {method}": share(choose(runs, method, depth=depth, learning_rate=rate))
-            for rate, method in product((3e-4, 1e-3, 2e-3), ("none", "LBE"))
+            for rate, method in product(rates, ("none", "LBE"))
         }
-        for depth in (12, 24, 48, 96)
+        for depth in depths
     }
     show("Trained by depth and learning rate, median accuracy", pd.DataFrame(table).T.rename_axis("layers"))
+    trained = {
+        method: pd.concat(
+            choose(runs, method, depth=depth, learning_rate=rate) for depth, rate in product(depths, rates)
+        ).set_index(key)["trained"]
+        for method in ("none", "LBE")
+    }
+    pairs = pd.DataFrame(trained).dropna().astype(bool)
+    gained, lost = (pairs["LBE"] & ~pairs["none"]).sum(), (pairs["none"] & ~pairs["LBE"]).sum()
+    p_value = mcnemar(pairs["LBE"], pairs["none"])
+    print(f"\nOf {len(pairs)} pairs {gained} trained only with LBE, {lost} only without (McNemar's p = {p_value:.2g})")
 
 
 def show_sensitivity(runs: pd.DataFrame) -> None:

@@ -14,4 +14,4 @@ def test_the_tables_are_those_of_the_runs() -> None:
     tables = [[line for line in text.splitlines() if line.startswith("|")] for text in (printed, page)]
     assert tables[0] == tables[1]
     assert len(tables[0]) > 20
-    assert printed.splitlines()[-1] in page.splitlines()
+    assert set(printed.splitlines()[1:]) <= set(page.splitlines())  # the first line counts the runs
