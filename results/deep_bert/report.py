@@ -95,14 +95,14 @@ def compare(runs: pd.DataFrame, one: str, other: str, **setting: object) -> dict
         pairs = pd.DataFrame(samples).dropna().astype(bool)
         left, right = pairs[one], pairs[other]
         unpaired = fisher_exact([[sample.sum(), (~sample).sum()] for sample in (left, right)]).pvalue
-        p_values[name] = f"{unpaired:.2g} ({mcnemar(left, right):.2g})"
+        p_values[name] = f"{unpaired:.2g} ({mcnemar((left & ~right).sum(), (right & ~left).sum()):.2g})"
     return p_values
 
 
-def mcnemar(left: pd.Series, right: pd.Series) -> float:
-    """P-value, two-sided and exact, of two series of yes and no whose lines are pairs."""
-    differing = int((left != right).sum())
-    return float(binomtest(int((left & ~right).sum()), differing).pvalue) if differing else 1.0
+def mcnemar(only_left: int, only_right: int) -> float:
+    """P-value, two-sided and exact, of the pairs in which one of the two did what the other did not."""
+    differing = only_left + only_right
+    return float(binomtest(only_left, differing).pvalue) if differing else 1.0
 
 
 def show(title: str, table: pd.DataFrame) -> None:
@@ -144,8 +144,8 @@ def show_border(runs: pd.DataFrame) -> None:
     }
     pairs = pd.DataFrame(trained).dropna().astype(bool)
     gained, lost = (pairs["LBE"] & ~pairs["none"]).sum(), (pairs["none"] & ~pairs["LBE"]).sum()
-    p_value = mcnemar(pairs["LBE"], pairs["none"])
-    print(f"\nOf {len(pairs)} pairs {gained} trained only with LBE, {lost} only without (McNemar's p = {p_value:.2g})")
+    p_value = f"McNemar's p = {mcnemar(gained, lost):.2g}"
+    print(f"\nOf {len(pairs)} pairs {gained} trained only with LBE, {lost} only without ({p_value})")
 
 
 def show_sensitivity(runs: pd.DataFrame) -> None:
@@ -157,13 +157,13 @@ def show_sensitivity(runs: pd.DataFrame) -> None:
 
 
 def show_chosen(runs: pd.DataFrame) -> None:
-    """The best cell of the grid, on seeds that the grid does not have."""
+    """A cell of the grid in which all runs trained, on seeds that the grid does not have."""
     fresh, chosen, name = runs[runs["seed"] >= 5], {"alpha": 0.5, "beta": 2.0}, "LBE, alpha 0.5, beta 2"
     table = {method: describe(choose(fresh, method)) for method in METHODS}
     table[name] = describe(choose(fresh, "LBE", **chosen))
     show("Alpha 0.5 and beta 2, on fresh seeds", pd.DataFrame(table).T.rename_axis("method"))
     tests = {f"{name}, against {other}": compare(fresh, "LBE", other, **chosen) for other in ("none", "warm-up")}
-    show("p-values of that", pd.DataFrame(tests).T.rename_axis("comparison"))
+    show("p-values on fresh seeds", pd.DataFrame(tests).T.rename_axis("comparison"))
 
 
 def show_cost(runs: pd.DataFrame) -> None:
