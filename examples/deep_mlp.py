@@ -6,7 +6,7 @@
 
 No skip connection, no normalization: at PyTorch's default initialization each layer lets less of a batch through than
 the one before. Both trainers start from the same weights and see the same batches; `Trainer` is `LBETrainer` with
-`lbe_beta=0`. Takes every argument of `LBETrainingArguments`, too; needs the extra `examples`.
+`lbe_beta=0`. Takes all of `LBETrainingArguments`, too; needs the extra `examples`. 500 layers: see README.md.
 """
 
 import copy
