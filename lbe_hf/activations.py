@@ -1,30 +1,31 @@
-"""Where the activations of a forward pass come from: the hidden states of the model, or modules the user names."""
+"""Activations of the layers of a model in its forward passes, and their batch entropy."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+import torch
+from torch import Tensor
 
-from .entropy import Samples
-
-Inputs = Mapping[str, Any]
+from .entropy import Samples, measure_entropies, real_tokens
 
 
 @dataclass(frozen=True)
 class Activation:
-    """Output of one layer for one batch."""
+    """Output of one layer in one forward pass."""
 
     name: str
     value: Tensor  # (B, ...)
-    mask: Tensor | None  # (B, T), the padding mask that belongs to it, whether it fits or not
+    mask: Tensor | None  # (B, T), True at real tokens, whether it fits or not
+    version: int | None  # of `value` when it was taken; None where in-place changes cannot be seen
+
+    @staticmethod
+    def of(name: str, value: Tensor, mask: Tensor | None) -> Activation:
+        untracked = torch.compiler.is_compiling() or value.is_inference()
+        return Activation(name, value, mask, None if untracked else value._version)
 
     @property
     def mask_fits(self) -> bool:
@@ -37,181 +38,112 @@ class Activation:
         return self.value.shape[0] * positions
 
 
+@dataclass
+class Recording:
+    """The forward passes made while an activation source listened."""
+
+    passes: list[list[Activation]] = field(default_factory=list)
+    """One list for each forward pass, in the order of the layers."""
+    without_gradient: int = 0
+    """Forward passes that were not recorded, because gradients were disabled."""
+    unreadable_mask: str | None = None
+    """Type of an attention mask that is no tensor of two to four dimensions."""
+
+    def select(self, layers: Sequence[int] | None) -> list[list[Activation]]:
+        """The activations that `layers` names in each pass, all of them for None; ValueError if out of range."""
+        for activations in self.passes:
+            check_layers(layers, len(activations))
+        return [
+            activations if layers is None else [activations[index] for index in layers] for activations in self.passes
+        ]
+
+    def padding_masks(self, given: Callable[[str], Any]) -> tuple[Tensor | None, Tensor | None]:
+        """Masks of the real tokens `(B, T)` in the input and in the decoder's, by the arguments of a `forward`.
+
+        None where there is none, or one that cannot be read. A decoder's may be read off the labels.
+        """
+        masks: list[Tensor | None] = []
+        for mask in (given("attention_mask"), given("decoder_attention_mask")):
+            if isinstance(mask, Tensor) and 2 <= mask.dim() <= 4:
+                masks.append(real_tokens(mask))
+            else:
+                masks.append(None)
+                self.unreadable_mask = type(mask).__name__ if mask is not None else self.unreadable_mask
+        return masks[0], labelled(given("labels")) if masks[1] is None else masks[1]
+
+    def check(self, models: str, nothing: str) -> None:
+        """Raise a ValueError if there is no activation.
+
+        Args:
+            models: names of the models, for the message where all their passes were made without gradient.
+            nothing: the message for any other case.
+        """
+        if self.passes:
+            return
+        if self.without_gradient:
+            raise ValueError(
+                f"The loss is computed from forward passes of {models} without gradient, which the penalty cannot "
+                "train: use a loss that does not cache gradients."
+            )
+        raise ValueError(nothing)
+
+
 class ActivationSource(Protocol):
     """Takes activations from the forward passes made inside `listen`."""
 
     @property
     def expected(self) -> int | None:
-        """How many activations a forward pass will give, where that is known before the first one."""
+        """How many layers there are, where that is known before the first forward pass."""
 
-    def listen(self, inputs: Inputs) -> AbstractContextManager[dict[str, Any]]:
-        """Context manager around one forward pass; gives the inputs to call the model with."""
+    def listen(self, labels: Tensor | None = None, *, with_gradient: bool = True) -> AbstractContextManager[Recording]:
+        """Context in which forward passes are recorded.
 
-    def collect(self, outputs: Any, inputs: Inputs) -> list[Activation]:
-        """Activations of the forward pass just made, in the order of the layers."""
+        Args:
+            labels: labels that the model itself may not get, by which padding of a decoder is known.
+            with_gradient: record only passes made with gradients enabled.
 
-    def restore(self, outputs: Any) -> Any:
-        """`outputs` as the model returns them when nobody listens."""
-
-
-class HiddenStates:
-    """The hidden states of a Transformers model, asked for with `output_hidden_states=True` in each call.
-
-    Encoder-decoder models give the encoder's states, then the decoder's.
-
-    Raises:
-        ValueError: the model's `forward` takes no `output_hidden_states`.
-    """
-
-    _KEYS = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = base_model(model)
-        parameters = inspect.signature(self._model.forward).parameters
-        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-        if not takes_any and "output_hidden_states" not in parameters:
-            raise ValueError(
-                f"{type(self._model).__name__} takes no output_hidden_states: name the modules to regularize "
-                "with lbe_target_modules."
-            )
-        self._request = {"output_hidden_states": True}
-        if takes_any or "return_dict" in parameters:
-            self._request["return_dict"] = True
-        config = getattr(self._model, "config", None)
-        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
-            if getattr(config, name, 0):
-                raise ValueError(
-                    f"{name} drops layers of {type(self._model).__name__} at random, but every layer has a target: "
-                    f"set config.{name} to 0."
-                )
-
-    @property
-    def expected(self) -> int | None:
-        config = getattr(self._model, "config", None)
-        if config is None or not hasattr(config, "get_text_config"):
-            return None
-        try:
-            text = config.get_text_config()
-        except ValueError:  # several of them
-            return None
-        layers = getattr(text, "num_hidden_layers", None)
-        if not getattr(config, "is_encoder_decoder", False):
-            return None if layers is None else layers + 1
-        encoder = getattr(config, "encoder_layers", layers)
-        decoder = getattr(config, "decoder_layers", getattr(config, "num_decoder_layers", None))
-        return None if encoder is None or decoder is None else encoder + 1 + decoder + 1
-
-    @contextmanager
-    def listen(self, inputs: Inputs) -> Iterator[dict[str, Any]]:
-        yield {**inputs, **self._request}
-
-    def collect(self, outputs: Any, inputs: Inputs) -> list[Activation]:
-        states = {key: outputs.get(key) for key in self._KEYS} if isinstance(outputs, Mapping) else {}
-        encoder_mask, decoder_mask = padding_masks(inputs)
-        found = [
-            Activation(f"{key}[{index}]", value, decoder_mask if key.startswith("decoder") else encoder_mask)
-            for key, values in states.items()
-            for index, value in enumerate(values or ())
-        ]
-        if not found:
-            raise ValueError(
-                f"{type(self._model).__name__} returned no hidden states{self._sharded_away() or ':'} "
-                "name the modules to regularize with lbe_target_modules."
-            )
-        return found
-
-    def _sharded_away(self) -> str:
-        """What FSDP2 has to do with it: it renames the classes of what it shards, by which Transformers knows them."""
-        for module in self._model.modules():
-            name = type(module).__name__
-            if isinstance(module, PreTrainedModel) and module is not self._model and name.startswith("FSDP"):
-                layers = ", ".join(sorted(module._no_split_modules or ())) or "its layers"
-                return f" because FSDP wraps {name.removeprefix('FSDP')}: wrap {layers} instead, or"
-        return ""
-
-    def restore(self, outputs: Any) -> Any:
-        config = getattr(self._model, "config", None)
-        if not getattr(config, "output_hidden_states", False):
-            outputs = type(outputs)(**{key: value for key, value in outputs.items() if key not in self._KEYS})
-        as_tuple = not getattr(config, "return_dict", True) and hasattr(outputs, "to_tuple")
-        return outputs.to_tuple() if as_tuple else outputs
+        Raises:
+            ValueError: on leaving the context, if nothing was recorded.
+        """
 
 
-class TargetModules:
-    """The outputs of named modules, taken by forward hooks that exist only while listening.
-
-    A module called several times in a forward pass gives as many activations, in the order of the calls.
+def measure_passes(
+    passes: Sequence[Sequence[Activation]],
+    samples: Samples,
+    ignore_padding: bool,
+    measure: Callable[..., tuple[Tensor, Tensor]] = measure_entropies,
+) -> tuple[list[str], Tensor, Tensor]:
+    """Batch entropy of each layer, the mean over the forward passes that could be measured.
 
     Args:
-        model: the model, not wrapped for distributed training; of a PEFT model the one inside.
-        targets: a regular expression matched against whole module names, or a list of names or dotted suffixes
-            (the rules of PEFT's `target_modules`).
+        passes: what `Recording.select` gives.
+        samples: as for `batch_entropy`.
+        ignore_padding: leave padding out, each pass by its own mask.
+        measure: `measure_entropies`, or a function that is called like it.
+
+    Returns:
+        Names of the layers, their entropies `(L,)`, and whether they could be measured `(L,)`.
 
     Raises:
-        ValueError: no module matches.
+        ValueError: an activation was changed in place after it was taken.
     """
-
-    def __init__(self, model: nn.Module, targets: str | Sequence[str]) -> None:
-        model = base_model(model)
-        modules = {name: module for name, module in model.named_modules() if name}
-        self._modules = {name: module for name, module in modules.items() if _matches(name, targets)}
-        if not self._modules:
+    activations = [activation for one in passes for activation in one]
+    for activation in activations:
+        if activation.version is not None and activation.value._version != activation.version:
             raise ValueError(
-                f"lbe_target_modules={targets!r} matches no module of {type(model).__name__}; "
-                f"the nearest names are {_nearest(targets, list(modules))}."
+                f"The output of {activation.name} was changed in place after it was taken, as by ReLU(inplace=True) "
+                "or `h += x`: make that operation out of place, or name the module that performs it."
             )
-        # In an encoder-decoder model the padding mask depends on the side that a module stands on.
-        self._decoder: set[nn.Module] = set()
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            decoder = model.get_decoder()  # type: ignore[operator]
-            self._decoder = set(decoder.modules())
-        self._captured: list[tuple[str, Tensor]] = []
-
-    @property
-    def expected(self) -> int | None:
-        return len(self._modules)
-
-    @contextmanager
-    def listen(self, inputs: Inputs) -> Iterator[dict[str, Any]]:
-        self._captured.clear()
-        handles = [module.register_forward_hook(self._hook(name)) for name, module in self._modules.items()]
-        try:
-            yield {**inputs}
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, name: str) -> Any:
-        def capture(module: nn.Module, args: Any, output: Any) -> None:
-            self._captured.append((name, _first_tensor(output, name)))
-
-        return capture
-
-    def collect(self, outputs: Any, inputs: Inputs) -> list[Activation]:
-        captured, self._captured = self._captured, []
-        if not captured:
-            raise ValueError(
-                f"The forward pass called none of the modules that lbe_target_modules matches: {list(self._modules)}."
-            )
-        encoder_mask, decoder_mask = padding_masks(inputs)
-        return [
-            Activation(name, value, decoder_mask if self._modules[name] in self._decoder else encoder_mask)
-            for name, value in captured
-        ]
-
-    def restore(self, outputs: Any) -> Any:
-        return outputs
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The Transformers model inside a PEFT model; any other model as it is."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-
-
-def select(activations: Sequence[Activation], layers: Sequence[int] | None) -> list[Activation]:
-    """The activations that `layers` names, all of them for None; ValueError for an index out of range."""
-    check_layers(layers, len(activations))
-    return list(activations) if layers is None else [activations[index] for index in layers]
+    masks = [a.mask if ignore_padding and a.mask_fits else None for a in activations]
+    entropies, measured = measure([activation.value for activation in activations], masks, samples)
+    names = list(dict.fromkeys(activation.name for activation in activations))
+    if len(names) == len(activations):
+        return names, entropies, measured
+    layer = torch.tensor([names.index(activation.name) for activation in activations]).to(entropies.device)
+    zeros = entropies.new_zeros(len(names))
+    counts = zeros.index_add(0, layer, measured.to(entropies.dtype))
+    sums = zeros.index_add(0, layer, entropies)  # an entropy that could not be measured is 0
+    return names, sums / counts.clamp(min=1), counts > 0
 
 
 def check_layers(layers: Sequence[int] | None, count: int) -> None:
@@ -223,36 +155,6 @@ def check_layers(layers: Sequence[int] | None, count: int) -> None:
             )
 
 
-def padding_masks(inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
-    """Padding masks `(B, T)` of the input and of an encoder-decoder model's decoder; None where unknown.
-
-    Without a `decoder_attention_mask` the decoder's real positions are those whose label is not -100.
-    """
-    mask, decoder_mask, labels = (inputs.get(key) for key in ("attention_mask", "decoder_attention_mask", "labels"))
-    if decoder_mask is None and isinstance(labels, Tensor) and labels.dim() == 2:
-        decoder_mask = labels != -100
-    return (
-        mask if isinstance(mask, Tensor) and mask.dim() == 2 else None,
-        decoder_mask if isinstance(decoder_mask, Tensor) and decoder_mask.dim() == 2 else None,
-    )
-
-
-def _matches(name: str, targets: str | Sequence[str]) -> bool:
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in targets)
-
-
-def _nearest(targets: str | Sequence[str], names: list[str]) -> list[str]:
-    wanted = [targets] if isinstance(targets, str) else targets
-    by_suffix = {name.split(".", start)[-1]: name for name in names for start in range(name.count(".") + 1)}
-    found = [by_suffix[match] for target in wanted for match in difflib.get_close_matches(target, by_suffix, n=5)]
-    return list(dict.fromkeys(found)) or names[:5]
-
-
-def _first_tensor(output: Any, name: str) -> Tensor:
-    candidates = output.values() if isinstance(output, Mapping) else output
-    for candidate in (output,) if isinstance(output, Tensor) else candidates if output is not None else ():
-        if isinstance(candidate, Tensor):
-            return candidate
-    raise ValueError(f"Module {name} of lbe_target_modules returns no tensor: name one that does.")
+def labelled(labels: Any) -> Tensor | None:
+    """Where labels `(B, T)` are not -100: what is no padding for a decoder that gets no mask of its own."""
+    return labels != -100 if isinstance(labels, Tensor) and labels.dim() == 2 else None

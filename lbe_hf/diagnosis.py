@@ -15,8 +15,10 @@ from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .activations import ActivationSource, HiddenStates, TargetModules
-from .entropy import SILENT_ENTROPY, Samples, measure_entropies
+from .activations import ActivationSource, measure_passes
+from .entropy import SILENT_ENTROPY, Samples
+from .hidden_states import HiddenStates
+from .target_modules import TargetModules
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,23 @@ def information_flow(
             if not isinstance(batch, Mapping):
                 raise ValueError(f"Batches must be dictionaries of the model's arguments, not {type(batch).__name__}.")
             inputs = send_to_device(batch, device)
-            with source.listen(inputs) as requesting_inputs:
-                outputs = model(**requesting_inputs)
-            activations = source.collect(outputs, inputs)
-            if names and len(names) != len(activations):
-                raise ValueError(f"One batch gave {len(names)} activations and another one {len(activations)}.")
-            names = [activation.name for activation in activations]
-            masks = [a.mask if a.mask_fits and ignore_padding else None for a in activations]
-            totals.append(measure_entropies([a.value for a in activations], masks, samples))
+            with source.listen(with_gradient=False) as recording:
+                model(**inputs)
+            layers, *measured = measure_passes(recording.passes, samples, ignore_padding)
+            if names and names != layers:
+                raise ValueError(f"One batch gave {len(names)} activations and another one {len(layers)}.")
+            names = layers
+            totals.append((measured[0], measured[1]))
     if not totals:
         raise ValueError("The data loader gave no batch.")
-    measured = torch.stack([valid for _, valid in totals]).sum(0)
-    unmeasured = [name for name, count in zip(names, measured.tolist(), strict=True) if count == 0]
+    counts = torch.stack([valid for _, valid in totals]).sum(0)
+    unmeasured = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
     if unmeasured:
         raise ValueError(
             f"No batch had two samples for {', '.join(unmeasured)}: "
             "use batches of two or more rows, or samples='token'."
         )
-    return InformationFlow(names, (torch.stack([entropies for entropies, _ in totals]).sum(0) / measured).tolist())
+    return InformationFlow(names, (torch.stack([entropies for entropies, _ in totals]).sum(0) / counts).tolist())
 
 
 @contextmanager

@@ -33,18 +33,20 @@ def batch_entropy(x: Tensor, attention_mask: Tensor | None = None, samples: Samp
 
     Args:
         x: activations, shape `(B, ...)`; for hidden states `(B, T, D)`.
-        attention_mask: shape `(B, T)`, nonzero at real tokens. The variance at a position then runs over the rows that
-            have a real token there, positions with fewer than two such rows drop out, and the remaining ones weigh as
-            many as they have rows, so that the entropy does not depend on how far the batch was padded.
+        attention_mask: shape `(B, T)`, nonzero at real tokens, or another mask that `real_tokens` reads. The variance
+            at a position then runs over the rows that have a real token there, positions with fewer than two such
+            rows drop out, and the remaining ones weigh as many as they have rows, so that the entropy does not depend
+            on how far the batch was padded.
         samples: `"sequence"` (default): the B rows are the samples and every entry of a row is a unit.
             `"token"`: the real tokens (the first two dimensions) are the samples and the features are the units;
             a `(B, D)` tensor has one token a row.
 
     Returns:
-        Entropy in nats, shape `()`, never negative; float32, or float64 for a float64 `x`.
+        Entropy in nats, shape `()`, never negative; float32, or float64 for a float64 `x`, whose value and gradient
+        are exact to 1e-12.
 
     Raises:
-        ValueError: no unit has two samples, the mask does not fit `x`, or `samples` is unknown.
+        ValueError: no unit has two samples, `x` has no features, the mask does not fit `x`, or `samples` is unknown.
 
     >>> x = torch.tensor([[0.0], [2.0]])  # one unit, unbiased variance 2
     >>> round(batch_entropy(x).item(), 4)
@@ -71,7 +73,7 @@ def batch_entropies(
 
 @dataclass(frozen=True)
 class Moments:
-    """What the samples of one layer's units come to. The mean is the sum of two floats: see `_BatchEntropy`."""
+    """Moments of one layer's units over their samples. The mean is the sum of two floats: see `_HalfSquares`."""
 
     count: Tensor  # (units, 1), samples of each unit
     mean: Tensor  # (units, features)
@@ -87,12 +89,17 @@ def measure_entropies(
     activations: Sequence[Tensor],
     attention_masks: Sequence[Tensor | None],
     samples: Samples = "sequence",
+    *,
     merge: Merge | None = None,
+    held_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Batch entropies where each layer has its own mask, without waiting for the device.
 
     Args:
         merge: brings in samples that are not in `activations`.
+        held_dtype: floating point type in which wider activations are held for the backward pass, as deviations from
+            their mean. The gradient is rounded to it, and nothing holds the activations themselves. Default: hold
+            the activations.
 
     Returns:
         `(entropies, measured)`, both of shape `(L,)`. Where no unit of a layer has two samples, `measured` is False,
@@ -102,42 +109,70 @@ def measure_entropies(
         raise ValueError("Batch entropy needs the activations of at least one layer.")
     if samples not in get_args(Samples):
         raise ValueError(f"samples must be one of {get_args(Samples)}, not {samples!r}.")
-    plans: dict[tuple[int, int, int, torch.device], _Plan] = {}
-    layers: list[tuple[Tensor, _Plan]] = []
-    for x, mask in zip(activations, attention_masks, strict=True):
+    plans: dict[Any, _Plan] = {}
+    groups: dict[Any, list[int]] = {}  # layers that share plan and shape are worked on together
+    layers: list[Tensor] = []
+    for index, (x, mask) in enumerate(zip(activations, attention_masks, strict=True)):
         units = _as_units(x, samples)
-        rows, positions, _ = units.shape
-        if mask is not None and mask.shape != (rows, positions):
-            raise ValueError(
-                f"The attention mask has shape {tuple(mask.shape)}, the activations {tuple(x.shape)}: "
-                "the mask must be (B, T) for activations (B, T, ...)."
-            )
+        rows, positions, features = units.shape
         # Layers of one model nearly always share the mask: what it implies is worked out once.
-        key = (id(mask), rows, positions, x.device)
+        key = (id(mask), rows, positions, x.device, torch.promote_types(x.dtype, torch.float32))
         if key not in plans:
-            plans[key] = _Plan.of(rows, positions, mask, samples, x.device)
-        layers.append((units, plans[key]))
-    every: Iterable[Moments] = (_moments(units.detach(), plan) for units, plan in layers)
+            plans[key] = _Plan.of(rows, positions, mask, samples, *key[3:])
+        groups.setdefault((key, features), []).append(index)
+        layers.append(units)
+    moments: list[Any] = [None] * len(layers)
+    for (key, _), group in groups.items():
+        for index, own in zip(group, _moments([layers[index].detach() for index in group], plans[key]), strict=True):
+            moments[index] = own
     if merge is not None:
-        every = merge(list(every), samples)
-    entropies, measured = [], []
-    for x, (units, plan), moments in zip(activations, layers, every, strict=True):
-        if merge is not None:
-            plan = plan.with_samples(moments.count)
-        entropy: Tensor = _BatchEntropy.apply(units, plan, moments)  # type: ignore[no-untyped-call]
-        _run_backward_beside(entropy, x)
-        entropies.append(entropy)
-        measured.append(plan.measured)
+        moments = list(merge(moments, samples))
+    entropies: list[Any] = [None] * len(layers)
+    measured: list[Any] = [None] * len(layers)
+    for (key, _), group in groups.items():
+        plan = plans[key] if merge is None else plans[key].with_samples(moments[group[0]].count)
+        halves = []
+        for index in group:
+            half: Tensor = _HalfSquares.apply(layers[index], plan, moments[index], held_dtype)  # type: ignore[no-untyped-call]
+            _run_backward_beside(half, activations[index])
+            halves.append(half)
+        variance = torch.stack(halves) / ((plan.count - 1).clamp(min=1) / 2)
+        entropy = 0.5 * torch.log1p(_PI_E * variance)
+        for index, value in zip(group, (plan.weight * entropy.mean(-1, keepdim=True)).sum((1, 2)), strict=True):
+            entropies[index], measured[index] = value, plan.measured
     device = entropies[0].device
     return torch.stack([h.to(device) for h in entropies]), torch.stack([m.to(device) for m in measured])
+
+
+def real_tokens(attention_mask: Tensor) -> Tensor:
+    """Where a mask leaves real tokens: `(B, T)`, boolean, without waiting for the device.
+
+    Args:
+        attention_mask: `(B, T)`, nonzero at real tokens, or what is added to attention scores instead: floats that
+            are 0 at real tokens and negative at padding. Also `(B, Q, T)` or `(B, heads, Q, T)` of either kind: a
+            position that no query may attend to is padding.
+
+    Raises:
+        ValueError: the mask has another number of dimensions.
+    """
+    if attention_mask.dim() not in (2, 3, 4):
+        raise ValueError(
+            f"An attention mask must be (B, T), (B, Q, T) or (B, heads, Q, T), not {tuple(attention_mask.shape)}."
+        )
+    if attention_mask.is_floating_point():
+        additive = ~(attention_mask > 0).any()
+        real = torch.where(additive, attention_mask == 0, attention_mask != 0)
+    else:
+        real = attention_mask != 0
+    return real.flatten(1, -2).any(1) if real.dim() > 2 else real
 
 
 def _as_units(x: Tensor, samples: Samples) -> Tensor:
     """`x` as `(rows, positions, features)`, a view where its memory layout allows one."""
     if not x.is_floating_point():
         raise ValueError(f"Batch entropy needs floating point activations, not {x.dtype}.")
-    if x.dim() < 2:
-        raise ValueError(f"Batch entropy needs activations of shape (B, ...), not {tuple(x.shape)}.")
+    if x.dim() < 2 or 0 in x.shape[2:] or (x.dim() == 2 and x.shape[1] == 0):
+        raise ValueError(f"Batch entropy needs activations of shape (B, ...) with features, not {tuple(x.shape)}.")
     if x.dim() == 2:
         return x.unsqueeze(1 if samples == "token" else 2)
     return x.flatten(2)
@@ -148,7 +183,7 @@ class _Plan:
     """Which entries of `(rows, positions, features)` activations are samples of one unit, and what the unit weighs."""
 
     pad: Tensor | None  # (rows, positions, 1), True where there is no token
-    first: Tensor | None  # (positions,), a real row of each position; None: the first row
+    first: tuple[Tensor, Tensor] | None  # index of a real row of each position; None: the first row
     rows: Tensor  # (positions, 1), real rows at each position
     count: Tensor  # (positions, 1) or (1, 1), samples of each unit
     weight: Tensor  # like count, a unit's share in the mean; sums to 1, or to 0 where no unit has two samples
@@ -156,15 +191,23 @@ class _Plan:
     pool_positions: bool
 
     @staticmethod
-    def of(rows: int, positions: int, mask: Tensor | None, samples: Samples, device: torch.device) -> _Plan:
+    def of(
+        rows: int, positions: int, mask: Tensor | None, samples: Samples, device: torch.device, dtype: torch.dtype
+    ) -> _Plan:
         pool = samples == "token"
         if mask is None:
             pad = first = None
-            real = torch.full((positions, 1), float(rows), device=device)
+            real = torch.full((positions, 1), float(rows), device=device, dtype=dtype)
         else:
-            pad = (mask.to(device) == 0).unsqueeze(-1)
-            first = (mask.to(device) != 0).long().argmax(0)
-            real = rows - pad.sum(0).to(torch.float32)
+            mask = real_tokens(mask.to(device))
+            if mask.shape != (rows, positions):
+                raise ValueError(
+                    f"The attention mask has shape {tuple(mask.shape)}, but the activations have {rows} rows and "
+                    f"{positions} positions: the mask must be (B, T) for activations (B, T, ...)."
+                )
+            pad = ~mask.unsqueeze(-1)
+            first = (mask.long().argmax(0), torch.arange(positions, device=device))
+            real = mask.sum(0, dtype=dtype).unsqueeze(-1)
         count = real.sum(0, keepdim=True) if pool else real
         return _Plan(pad, first, real, count, *_weigh(count), pool)
 
@@ -194,71 +237,86 @@ def _weigh(count: Tensor) -> tuple[Tensor, Tensor]:
     return usable / total.clamp(min=1), total > 0
 
 
-class _BatchEntropy(torch.autograd.Function):
-    """Entropy of `(rows, positions, features)` activations whose moments are known.
+class _HalfSquares(torch.autograd.Function):
+    """Half the sum of squared deviations of each unit, whose gradient is the deviation.
 
-    Kept for backward, beside the activations themselves: three floats a unit, whatever the dtype of the activations.
-    The mean is kept as a sum of two floats, since one float32 cannot hold it closely enough to centre activations
-    whose mean is a thousand times their deviation.
+    Of activations that are not wider than `held_dtype` the backward pass holds themselves, which the model often
+    holds anyway, and their mean as a sum of two floats: one float32 cannot hold it closely enough to centre
+    activations whose mean is a thousand times their deviation. Of wider ones it holds the deviations, in that type.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: _Plan, moments: Moments) -> Tensor:
-        variance = moments.squares / (plan.count - 1).clamp(min=1)
-        entropy = 0.5 * torch.log1p(_PI_E * variance)
-        slope = plan.weight * _PI_E / ((1 + _PI_E * variance) * (plan.count - 1).clamp(min=1)) / x.shape[2]
-        ctx.save_for_backward(x, moments.mean, moments.mean_rest, slope)
-        ctx.plan = plan
-        return (plan.weight * entropy.mean(1, keepdim=True)).sum()
+    def forward(ctx: Any, x: Tensor, plan: _Plan, moments: Moments, held_dtype: torch.dtype | None) -> Tensor:
+        ctx.plan, ctx.dtype = plan, x.dtype
+        if held_dtype is not None and held_dtype.itemsize < x.dtype.itemsize:
+            deviations = _deviations(x, plan, moments.mean, moments.mean_rest, held_dtype)
+            ctx.save_for_backward(deviations)
+        else:
+            ctx.save_for_backward(x, moments.mean, moments.mean_rest)
+        return moments.squares / 2
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        x, mean, mean_rest, slope = ctx.saved_tensors
-        slope = slope * grad_output
-        grad = torch.empty_like(x)
-        for block, pad in ctx.plan.blocks(x):
-            unit = slice(None) if ctx.plan.pool_positions else block
-            part = x[:, block].to(mean.dtype) - mean[unit]
-            part.sub_(mean_rest[unit]).mul_(slope[unit])
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        if len(ctx.saved_tensors) == 1:
+            (deviations,) = ctx.saved_tensors
+            positions = slice(None) if ctx.plan.pool_positions else slice(deviations.shape[1])
+            return (deviations * grad_output[positions]).to(ctx.dtype), None, None, None
+        x, mean, mean_rest = ctx.saved_tensors
+        return _deviations(x, ctx.plan, mean, mean_rest, ctx.dtype, scale=grad_output), None, None, None
+
+
+def _deviations(
+    x: Tensor, plan: _Plan, mean: Tensor, mean_rest: Tensor, dtype: torch.dtype, scale: Tensor | None = None
+) -> Tensor:
+    """Deviations from the mean, 0 at padding, times a factor for each unit; computed as precisely as the mean is."""
+    result: Tensor = torch.empty_like(x, dtype=dtype)
+    for block, pad in plan.blocks(x):
+        unit = slice(None) if plan.pool_positions else block
+        part = x[:, block].to(mean.dtype) - mean[unit]
+        part.sub_(mean_rest[unit])
+        if scale is not None:
+            part.mul_(scale[unit])
+        if pad is not None:
+            part.masked_fill_(pad, 0)
+        if part.shape == x.shape and part.dtype == dtype:
+            return part
+        result[:, block] = part
+    return result
+
+
+def _moments(layers: list[Tensor], plan: _Plan) -> list[Moments]:
+    """Moments of each layer's units; an activation is read once from main memory.
+
+    Deviations are first taken from one real row of each position, which is as near the mean as the data are wide.
+    """
+    dtype = plan.rows.dtype
+    sums = torch.empty(len(layers), *layers[0].shape[1:], dtype=dtype, device=layers[0].device)
+    squares = torch.empty_like(sums)
+    pivots = []
+    for x, layer_sums, layer_squares in zip(layers, sums, squares, strict=True):
+        pivot = x[0].to(dtype) if plan.first is None else x[plan.first].to(dtype).masked_fill_(plan.rows == 0, 0)
+        pivots.append(pivot)
+        for block, pad in plan.blocks(x):
+            part = x[:, block].to(dtype) - pivot[block]
             if pad is not None:
                 part.masked_fill_(pad, 0)
-            grad[:, block] = part
-        return grad, None, None
-
-
-def _moments(x: Tensor, plan: _Plan) -> Moments:
-    """Moments of each unit; `x` is read once from main memory.
-
-    Deviations are taken from one real row of each position, which is as near the mean as the data are wide.
-    """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if plan.first is None:
-        pivot = x[0].to(dtype)
-    else:
-        pivot = x[plan.first, torch.arange(x.shape[1], device=x.device)].to(dtype)
-        pivot.masked_fill_(plan.rows == 0, 0)
-    rows = plan.rows.clamp(min=1)
-    rest, squares = torch.empty_like(pivot), torch.empty_like(pivot)
-    for block, pad in plan.blocks(x):
-        part = x[:, block].to(dtype) - pivot[block]
-        if pad is not None:
-            part.masked_fill_(pad, 0)
-        torch.div(part.sum(0), rows[block], out=rest[block])
-        part.sub_(rest[block])
-        if pad is not None:
-            part.masked_fill_(pad, 0)
-        torch.sum(part.square_(), 0, out=squares[block])
+            torch.sum(part, 0, out=layer_sums[block])
+            torch.sum(part.square_(), 0, out=layer_squares[block])
+    rest = sums / plan.rows.clamp(min=1)
+    squares.addcmul_(sums, rest, value=-1).clamp_(min=0)
     if not plan.pool_positions:
-        return Moments(plan.count, pivot, rest, squares)
+        return [Moments(plan.count, *moments) for moments in zip(pivots, rest, squares, strict=True)]
     # The deviations of all tokens from their common mean are those within a position plus those between positions.
     # Taken from a real token, so that the deviations of constant features are exactly zero.
+    pivot = torch.stack(pivots)
     share = plan.rows / plan.count.clamp(min=1)
-    pooled = pivot.index_select(0, (plan.rows > 0).long().argmax(0))
+    pooled = pivot.index_select(1, (plan.rows > 0).long().argmax(0))
     between = (pivot - pooled) + rest
-    pooled_rest = (share * between).sum(0, keepdim=True)
+    pooled_rest = (share * between).sum(1, keepdim=True)
     squares = squares + plan.rows * (between - pooled_rest).square()
-    return Moments(plan.count, pooled, pooled_rest, squares.sum(0, keepdim=True))
+    pooled_squares = squares.sum(1, keepdim=True)
+    return [Moments(plan.count, *moments) for moments in zip(pooled, pooled_rest, pooled_squares, strict=True)]
 
 
 def _run_backward_beside(entropy: Tensor, x: Tensor) -> None:

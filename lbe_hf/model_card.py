@@ -8,8 +8,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,19 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
-from .activations import base_model
+from .models import base_model
 from .training_args import LBEArguments
+
+logger = logging.get_logger(__name__)
 
 TAGS = ("lbe_hf", "layerwise-batch-entropy")
 PICTURE_NAME = "lbe_entropy.png"
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
-_SIGNATURE = re.compile(r"\n*<!-- written by lbe_hf, (\w+) -->\n*\Z")
+_SIGNATURE = re.compile(r"\n*<!-- written by lbe_hf, (\w+) -->\n*")
+_SECTION = re.compile(r"\n*<!-- begin lbe_hf -->.*<!-- end lbe_hf -->\n*", re.DOTALL)
 
 
 @dataclass
@@ -37,6 +41,7 @@ class LBESummary:
         settings: what it was trained with.
         layers: names of the regularized activations; empty if it was not trained yet.
         alphas: learnable numbers behind the targets, as they are now, one a layer.
+        targets: entropies that the layers are steered to, as they are now, in nats.
         entropies: batch entropy of each layer as logged last, in nats; empty if there is none.
         first_entropies: the same as logged first, where each line of the log has it.
         usage: code that loads the model.
@@ -45,21 +50,49 @@ class LBESummary:
     settings: LBEArguments
     layers: Sequence[str] = ()
     alphas: Sequence[float] = ()
+    targets: Sequence[float] = ()
     entropies: Sequence[float] = ()
     first_entropies: Sequence[float] = ()
     usage: str = ""
-    targets: list[float] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.targets = [max(abs(alpha), self.settings.lbe_alpha_min) for alpha in self.alphas]
 
 
-def add_lbe_section(path: Path, summary: LBESummary) -> None:
-    """Add to the card at `path` the section on the regularization, its tags and, with matplotlib, its picture."""
-    card = ModelCard.load(path)
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *TAGS]))
-    picture = draw_entropy(path.with_name(PICTURE_NAME), summary)
-    save_card(card, path, _section(summary, picture))
+class LBECard:
+    """The model card in a folder that a trainer is about to write, which is to get a section on the regularization.
+
+    Made before the trainer writes. Nothing here raises: a push does not fail for its card.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "README.md"
+        self._before = self.path.read_bytes() if self.path.is_file() else None
+
+    def keep_own(self, model: nn.Module) -> None:
+        """Copy a card that somebody wrote or edited, before the trainer overwrites it."""
+        try:
+            copy = keep_own_card(self.path, model)
+            if copy is not None:
+                logger.warning(f"{self.path} was not written by a trainer: its content is kept in {copy.name}.")
+        except (OSError, ValueError) as error:
+            logger.warning(f"No copy of {self.path} was kept: {error}")
+
+    def complete(self, summarize: Callable[[], LBESummary]) -> None:
+        """Add to what the trainer wrote the section on the regularization, tags and, with matplotlib, a figure."""
+        if not self.path.is_file():
+            return
+        try:
+            card = ModelCard.load(self.path)
+            card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *TAGS]))
+            card.text = _SECTION.sub("\n\n", card.text)
+            summary = summarize()
+            save_card(card, self.path, _section(summary, draw_entropy(self.path.with_name(PICTURE_NAME), summary)))
+        except Exception as error:  # of whatever a card may hold
+            logger.warning(f"{self.path} has no section on the regularization: {error}")
+
+    def complete_if_written(self, summarize: Callable[[], LBESummary]) -> None:
+        """The same, if the trainer wrote a card and none stood there that somebody wrote or edited."""
+        written = self.path.is_file() and self.path.read_bytes() != self._before
+        if written and (self._before is None or _is_generated(self._before.decode("utf-8", errors="replace"))):
+            self.complete(summarize)
 
 
 def render(template: Path, **values: Any) -> str:
@@ -73,7 +106,8 @@ def save_card(card: ModelCard, path: Path, section: str = "") -> None:
 
     It ends with a signature, a comment by which `keep_own_card` knows it again.
     """
-    card.text = f"{_SIGNATURE.sub('', card.text).rstrip()}\n\n{section}".rstrip()
+    body = _SIGNATURE.sub("\n\n", card.text).rstrip()
+    card.text = f"{body}\n\n{section}".rstrip()
     card.text += f"\n\n<!-- written by lbe_hf, {_digest(card)} -->\n"
     card.save(path)
 
@@ -112,8 +146,11 @@ def keep_own_card(path: Path, model: nn.Module) -> Path | None:
 
 
 def usage(model: nn.Module, processing_class: Any, name: str) -> str:
-    """Code that loads a Transformers model, and its tokenizer if it has one, from the Hub by its name."""
+    """Code that loads a model from the Hub: one of Transformers with its tokenizer, or of sentence-transformers."""
+    library = type(model).__module__.partition(".")[0]
     cls = type(base_model(model)).__name__
+    if library == "sentence_transformers":
+        return f'from {library} import {cls}\n\nmodel = {cls}("{name}")'
     auto_class = "AutoModel" + cls[cls.find("For") :]
     model_class = auto_class if "For" in cls and hasattr(transformers, auto_class) else cls
     classes, lines = [model_class], [f'model = {model_class}.from_pretrained("{name}")']
@@ -139,14 +176,15 @@ def _section(summary: LBESummary, picture: str | None) -> str:
     names = [modules] if isinstance(modules, str) else modules or []
     # A vertical line ends a cell of a table, in code, too.
     activations = ", ".join(f"`{name}`".replace("|", r"\|") for name in names) or "hidden states"
-    return render(_TEMPLATE, **vars(summary), activations=activations, picture=picture)
+    section = render(_TEMPLATE, **vars(summary), activations=activations, picture=picture)
+    return f"<!-- begin lbe_hf -->\n{section.strip()}\n<!-- end lbe_hf -->"
 
 
 def _digest(card: ModelCard) -> str:
     # Without the tags, which PEFT replaces in every card it finds.
     data: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     data.pop("tags", None)
-    text = _SIGNATURE.sub("", card.text).strip()
+    text = _SIGNATURE.sub("\n\n", card.text).strip()
     return hashlib.sha256(json.dumps([data, text], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -1,16 +1,16 @@
-"""What a regularized run says of its layers between two log lines."""
+"""Losses and entropies of a regularized run between two log lines, and over the whole run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 def by_layer(line: Mapping[str, Any], quantity: str) -> list[float]:
-    """What a log line says of each layer, first to last; empty if it says nothing. `quantity`: "entropy" or "target".
+    """Values of each layer in a log line, first to last; empty if there are none. `quantity`: "entropy" or "target".
 
     By number: a resumed run has its log sorted by name, where layer 100 comes before layer 11.
     """
@@ -18,48 +18,86 @@ def by_layer(line: Mapping[str, Any], quantity: str) -> list[float]:
     return [line[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
 
 
+class Measurement(NamedTuple):
+    """What `compute_loss` measured in one micro-batch."""
+
+    penalty: Tensor  # (), as it was added to the loss or multiplied with it; 0 where it was left out
+    entropies: Tensor  # (L,), in nats
+    measured: Tensor  # (), whether the entropies could be measured
+    reversing: Tensor  # (), whether the penalty was left out because the task loss is not positive
+
+
+class Means(NamedTuple):
+    """Means over optimizer steps."""
+
+    task_loss: float
+    lbe_loss: float
+    unmeasured: float
+    """Share of the micro-batches whose entropies could not be measured."""
+    reversing: float
+    """Share of the micro-batches whose task loss was not positive in the product form."""
+    entropies: list[float]
+    """Batch entropy of each layer, in nats; empty if nothing was measured."""
+
+
 class EntropyMonitor:
     """Sums of losses and entropies, kept on the device so that a training step never waits for them."""
 
     def __init__(self) -> None:
-        self.entropies: list[float] = []
-        """Mean batch entropy of each layer, in nats, as `means` read it last; empty if nothing was measured."""
-        self._sums: Tensor | None = None
-        self._steps = 0
+        self.last: Means | None = None
+        """Means as `since_last` gave them last."""
+        self._step: Tensor | None = None  # of the optimizer step that is being made
+        self._line: Tensor | None = None  # since the last log line
+        self._run: Tensor | None = None
+        self._line_steps = self._run_steps = 0
 
-    def add(self, loss: Tensor, penalty: Tensor, entropies: Tensor, measured: Tensor) -> None:
+    def add(self, loss: Tensor, lbe_loss: Tensor, measurement: Measurement) -> None:
         """Count one micro-batch; if nothing was measured in it, only its loss counts.
 
         Args:
-            loss: regularized loss as it goes into the gradient, shape `()`: `task_loss * (1 + penalty)`, already
-                divided by what gradient accumulation divides it by.
-            penalty: penalty that `loss` contains, shape `()`.
-            entropies: batch entropies in nats, shape `(L,)`.
-            measured: whether the entropies could be measured, shape `()`.
+            loss: regularized loss as it goes into the gradient, shape `()`: already divided by what gradient
+                accumulation divides it by.
+            lbe_loss: part of it that is not the task loss, shape `()`.
         """
-        task_loss = loss / (1 + penalty)
-        heads = torch.stack([task_loss, loss - task_loss, measured.to(loss.dtype), torch.ones_like(loss)])
-        sums = torch.cat([heads.float(), entropies.float() * measured])
-        self._sums = sums if self._sums is None else self._sums + sums
+        measured = measurement.measured.to(loss.dtype)
+        reversing = measurement.reversing.to(loss.dtype)
+        heads = torch.stack([loss - lbe_loss, lbe_loss, measured, reversing, torch.ones_like(loss)])
+        sums = torch.cat([heads.float(), measurement.entropies.float() * measurement.measured])
+        self._step = sums if self._step is None else self._step + sums
 
-    def end_step(self) -> None:
-        """Count one optimizer step."""
-        self._steps += 1
+    @property
+    def step(self) -> Tensor | None:
+        """Sums of this process over the optimizer step that is being made; None before its first micro-batch."""
+        return self._step
 
-    def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means since the last call, read from the device at once; empty if there was no step. Starts anew.
+    def end_step(self, sums: Tensor) -> None:
+        """Count one optimizer step, by the mean of `step` over all processes."""
+        self._step = None
+        self._line = sums if self._line is None else self._line + sums
+        self._run = sums if self._run is None else self._run + sums
+        self._line_steps += 1
+        self._run_steps += 1
 
-        Args:
-            reduce: averages a tensor over processes.
-        """
-        if self._sums is None or not self._steps:
-            return {}
-        task_loss, lbe_loss, measured, batches, *entropies = reduce(self._sums).tolist()
-        steps, self._sums, self._steps = self._steps, None, 0
-        self.entropies = [entropy / measured for entropy in entropies] if measured else []
-        logs = {"task_loss": task_loss / steps, "lbe_loss": lbe_loss / steps, "unmeasured": 1 - measured / batches}
-        if self.entropies:
-            logs["entropy_mean"] = sum(self.entropies) / len(self.entropies)
-            logs["entropy_min"] = min(self.entropies)
-            logs["entropy_last"] = self.entropies[-1]
-        return logs
+    def since_last(self) -> Means | None:
+        """Means since the last call, read from the device at once; None if there was no step."""
+        means = _means(self._line, self._line_steps)
+        self._line, self._line_steps = None, 0
+        self.last = means or self.last
+        return means
+
+    def over_run(self) -> Means | None:
+        """Means over all steps; None if there was none."""
+        return _means(self._run, self._run_steps)
+
+
+def _means(sums: Tensor | None, steps: int) -> Means | None:
+    if sums is None:
+        return None
+    task_loss, lbe_loss, measured, reversing, batches, *entropies = sums.tolist()
+    return Means(
+        task_loss / steps,
+        lbe_loss / steps,
+        unmeasured=1 - measured / batches,
+        reversing=reversing / batches,
+        entropies=[entropy / measured for entropy in entropies] if measured else [],
+    )

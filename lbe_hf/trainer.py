@@ -2,305 +2,277 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
 
-from .activations import Activation, ActivationSource, HiddenStates, TargetModules, base_model, check_layers, select
-from .entropy import SILENT_ENTROPY, measure_entropies
-from .loss_scale import ignores_num_items
-from .model_card import LBESummary, add_lbe_section, keep_own_card, usage
-from .monitor import EntropyMonitor, by_layer
-from .pushing import nested_checkpoint, report_failed_pushes
-from .regularizer import LBERegularizer
-from .sync import measure_entropies_over_processes
-from .training_args import LBEArguments
+from .activations import Activation, ActivationSource, check_layers, measure_passes
+from .checks import check_activations, check_training, missing_files
+from .distributed import measure_entropies_over_processes
+from .entropy import measure_entropies
+from .hidden_states import HiddenStates
+from .loss_normalization import own_loss_corrected, trainer_divides
+from .model_card import LBECard, LBESummary, usage
+from .monitor import EntropyMonitor, Measurement, by_layer
+from .regularizer import LBERegularizer, add_penalty
+from .reporting import Reporter
+from .signatures import show_own_parameters
+from .target_modules import TargetModules
+from .targets import TARGETS_NAME, LearnableTargets
+from .training_args import LBEArguments, without_tokens
 
 if TYPE_CHECKING:
     _Base = Trainer
 else:
     _Base = object
 
-logger = logging.get_logger(__name__)
-
-TARGETS_NAME = "lbe_targets.safetensors"
-"""File of a checkpoint that holds the learnable targets and the state of their optimizer."""
-
-_UNMEASURED = (
-    "A training batch has one row, or no position with two real tokens: without a variance over rows "
-    "it goes without the penalty. lbe_samples='token' measures single rows."
-)
+_EXTENDED = ("__init__", "compute_loss", "create_model_card", "create_optimizer", "log", "train", "training_step")
+_ENDS_OTHERWISE = "this run will not end as it would have without the interruption."
 
 
 class LBETrainerMixin(_Base):
     """Layerwise batch-entropy regularization for any trainer: `class MyTrainer(LBETrainerMixin, SFTTrainer)`.
 
     In training, `loss = task_loss * (1 + penalty)` (Peer et al., TMLR 2022, arXiv 2208.01134), with the settings of
-    `LBEArguments` in the trainer's arguments, or their defaults where the arguments have none. Evaluation and
-    prediction are the trainer's own. `lbe` is the `LBERegularizer` with the learnable targets of the activations that
-    `lbe_layer_names` lists; they have an optimizer of their own, so nothing of them is in the model, its optimizer or
-    what is pushed to the Hub.
+    `LBEArguments` in the trainer's arguments, or their defaults where the arguments have none. Activations are taken
+    from the forward passes that the trainer's own `compute_loss` makes with gradients; no pass is added. Evaluation
+    and prediction are the trainer's own. `lbe` is the `LBERegularizer` with the learnable targets of the activations
+    that `lbe_layer_names` lists; they have an optimizer of their own, so nothing of them is in the model, its
+    optimizer or what is pushed to the Hub.
 
     Raises:
-        ValueError: at construction, for settings that cannot work with the model or the batch size; at the first
-            training batch, for what only shows there.
+        ValueError: at construction, for settings that cannot work with the model; when training starts, for what
+            cannot be regularized; at the first training batch, for what only shows there.
     """
 
-    lbe: LBERegularizer
-    lbe_layer_names: list[str]
-    _lbe_measured: tuple[Tensor, Tensor, Tensor] | None = None  # penalty, entropies and validity of this micro-batch
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_own_parameters(cls, LBETrainerMixin, _EXTENDED)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Trainer takes any forward with **kwargs for one that divides its loss by `num_items_in_batch`, and then
-        # no longer divides by the accumulation steps. Most classification heads ignore that argument.
-        model = base_model(getattr(self._lbe_model, "_orig_mod", self._lbe_model))
-        if not hasattr(model, "accepts_loss_kwargs") and ignores_num_items(model):
-            self.model_accepts_loss_kwargs = False
-        self._lbe_warned: set[str] = set()
-        self._lbe_silent: set[str] = set()
         self._lbe_setup()
 
     def _lbe_setup(self) -> None:
         """Start the regularization anew for the present model and arguments."""
-        settings = self.args if isinstance(self.args, LBEArguments) else LBEArguments()
+        args = self.args
+        self._lbe_settings = settings = args if isinstance(args, LBEArguments) else LBEArguments()
         settings.check_lbe()
-        self._lbe_settings = settings
-        self._lbe_source: ActivationSource | None = None
-        expected = None
-        if settings.lbe_beta > 0 or settings.lbe_log_entropy:
-            self._lbe_check_batches()
-            model, targets = self._lbe_model, settings.lbe_target_modules
-            self._lbe_source = HiddenStates(model) if targets is None else TargetModules(model, targets)
-            expected = self._lbe_source.expected
-            if expected is not None:
-                check_layers(settings.lbe_layers, expected)
-        # A model that does not say how many layers it has shows it with its first batch.
-        self._lbe_make_targets(len(settings.lbe_layers) if settings.lbe_layers is not None else expected or 1)
+        self._lbe_measures = settings.lbe_beta > 0 or settings.lbe_log_entropy
+        self._lbe_source_of: tuple[nn.Module, ActivationSource] | None = None
+        expected = self._lbe_source.expected if self._lbe_measures else None
+        if expected is not None:
+            check_layers(settings.lbe_layers, expected)
+        # A model that does not tell how many layers it has shows it in its first forward pass.
+        self._lbe_targets = LearnableTargets(
+            len(settings.lbe_layers) if settings.lbe_layers is not None else expected or 1,
+            alpha=settings.lbe_alpha,
+            alpha_min=settings.lbe_alpha_min,
+            beta=settings.lbe_beta,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            device=args.device,
+        )
+        self._lbe_in_training_step = False
+        self._lbe_start()
+
+    def _lbe_start(self) -> None:
+        """Forget what belongs to an earlier training, or to one that ran out of memory."""
+        self._lbe_monitor = EntropyMonitor()
+        self._lbe_reporter = Reporter(prints=self.args.process_index == 0)
+        self._lbe_measured: Measurement | None = None
+        self._lbe_seen_activations = False
+        self._lbe_targets.optimizer.zero_grad()
+
+    @property
+    def lbe(self) -> LBERegularizer:
+        """The penalty and its targets."""
+        return self._lbe_targets.regularizer
+
+    @property
+    def lbe_layer_names(self) -> list[str]:
+        """Names of the layers that have a target, in the order of the targets."""
+        return self._lbe_targets.names
 
     @property
     def _lbe_model(self) -> nn.Module:
-        return self.model  # type: ignore[return-value]  # None only while Trainer is being constructed
+        model: Any = self.model  # None only while Trainer is being constructed
+        return getattr(model, "_orig_mod", model)  # type: ignore[no-any-return]
 
-    def _lbe_check_batches(self) -> None:
-        if self.args.n_gpu > 1 or isinstance(self._lbe_model, nn.DataParallel):
-            raise ValueError(
-                "LBETrainer does not run on several GPUs in one process (DataParallel): start it with "
-                "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
-            )
-        if self.is_deepspeed_enabled and self.accelerator.mixed_precision == "fp16":
-            raise ValueError(
-                "DeepSpeed scales the loss in fp16 by a factor that the learnable targets do not see: train in bf16, "
-                "in fp32, or without DeepSpeed."
-            )
-        one_row = self.args.per_device_train_batch_size == 1 and not self._lbe_synced
-        if one_row and self._lbe_settings.lbe_samples == "sequence":
-            raise ValueError(
-                "One row has no variance over rows: use lbe_samples='token' with per_device_train_batch_size=1, "
-                "or a larger batch."
-            )
+    @property
+    def _lbe_source(self) -> ActivationSource:
+        """Where the activations of the present model are taken; a trainer's model may be replaced at any time."""
+        model, targets = self._lbe_model, self._lbe_settings.lbe_target_modules
+        if self._lbe_source_of is None or self._lbe_source_of[0] is not model:
+            self._lbe_source_of = model, HiddenStates(model) if targets is None else TargetModules(model, targets)
+        return self._lbe_source_of[1]
+
+    # ---- One micro-batch -------------------------------------------------------------------------------------------
+
+    @property
+    def _lbe_accumulation_steps(self) -> int:
+        return getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
 
     @property
     def _lbe_synced(self) -> bool:
         return self._lbe_settings.lbe_sync_batch and self.args.world_size > 1
 
-    def _lbe_make_targets(self, num_layers: int) -> None:
-        settings, args = self._lbe_settings, self.args
-        self.lbe = LBERegularizer(num_layers, settings.lbe_alpha, settings.lbe_alpha_min, settings.lbe_beta)
-        self.lbe.to(args.device)
-        self.lbe_layer_names = [f"layer {index}" for index in range(num_layers)]
-        self._lbe_monitor = EntropyMonitor()
-        self._lbe_optimizer = torch.optim.Adam(
-            self.lbe.parameters(), betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's loss; in a training step with the penalty. Arguments and result are those of the trainer."""
+        training = self._lbe_in_training_step and torch.is_grad_enabled()
+        with own_loss_corrected(self, self._lbe_model, self._lbe_accumulation_steps if training else 1):
+            if not (training and self._lbe_measures):
+                return super().compute_loss(model, inputs, *args, **kwargs)
+            labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+            with self._lbe_source.listen(labels) as recording:
+                result = super().compute_loss(model, inputs, *args, **kwargs)
+        if recording.unreadable_mask and self._lbe_settings.lbe_ignore_padding:
+            self._lbe_reporter.warn_once(
+                "unreadable mask",
+                f"An attention mask of type {recording.unreadable_mask} cannot be read: padding is measured, too.",
+            )
+        loss = result[0] if isinstance(result, tuple) else result
+        num_items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
+        loss = self._lbe_regularize(loss, recording.select(self._lbe_settings.lbe_layers), num_items)
+        return (loss, *result[1:]) if isinstance(result, tuple) else loss
+
+    def _lbe_regularize(self, task_loss: Tensor, passes: list[list[Activation]], num_items: Any) -> Tensor:
+        """The loss with the penalty for the activations of these forward passes."""
+        if self.lbe.beta == 0:
+            entropies, measured = self._lbe_measure(passes)
+            nothing = torch.zeros_like(entropies[0])
+            self._lbe_measured = Measurement(nothing, entropies, measured, nothing.bool())
+            return task_loss
+        entropies, measured = self._lbe_measure(passes)
+        # Whether a padded batch has two samples anywhere is only known on the device.
+        penalty = self.lbe(entropies) * measured
+        steps = 1 if trainer_divides(self, num_items) else self._lbe_accumulation_steps
+        loss, reversing = add_penalty(task_loss, penalty, self._lbe_settings.lbe_form, steps)
+        penalty = (penalty * ~reversing).detach()
+        self._lbe_measured = Measurement(penalty, entropies.detach(), measured, reversing & measured)
+        return loss
+
+    def _lbe_measure(self, passes: list[list[Activation]]) -> tuple[Tensor, Tensor]:
+        """Batch entropy of each layer `(L,)` in the order of the targets, and whether all could be measured `()`."""
+        settings, device, penalized = self._lbe_settings, self.lbe.alpha.device, self.lbe.beta > 0
+        warnings = check_activations(
+            [activation for activations in passes for activation in activations],
+            settings,
+            first=not self._lbe_seen_activations,
+            penalized=penalized,
+            synced=self._lbe_synced,
         )
-
-    # ---- One micro-batch -------------------------------------------------------------------------------------------
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The trainer's loss; in training times `1 + penalty`. Arguments and result as in `Trainer.compute_loss`."""
-        source = self._lbe_source if model.training else None
-        if source is None:
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-        with source.listen(inputs) as requesting_inputs:
-            task_loss, outputs = super().compute_loss(
-                model, requesting_inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-            )
-        entropies, measured = self._lbe_measure(source, outputs, inputs)
-        if self.lbe.beta > 0:
-            # Whether a padded batch has two samples anywhere is only known on the device.
-            penalty = self.lbe(entropies) * measured
-            loss = task_loss * (1 + penalty)
-        else:
-            penalty = torch.zeros_like(entropies[0])
-            loss = task_loss
-        self._lbe_measured = (penalty.detach(), entropies.detach(), measured)
-        return (loss, source.restore(outputs)) if return_outputs else loss
-
-    def _lbe_measure(self, source: ActivationSource, outputs: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        settings = self._lbe_settings
-        activations = select(source.collect(outputs, inputs), settings.lbe_layers)
-        self._lbe_check_activations(activations)
-        if len(activations) != len(self.lbe.alpha):
-            if self._lbe_optimizer.state:
-                raise ValueError(
-                    f"{len(self.lbe.alpha)} layers have targets, but this batch gave {len(activations)} activations: "
-                    "every forward pass must call the same modules, and a resumed run must name the layers that its "
-                    "checkpoint was made with (lbe_target_modules, lbe_layers)."
-                )
-            self._lbe_make_targets(len(activations))
-        self.lbe_layer_names = [activation.name for activation in activations]
-        masks = [a.mask if a.mask_fits and settings.lbe_ignore_padding else None for a in activations]
+        self._lbe_seen_activations = True
+        for kind, message in warnings.items():
+            self._lbe_reporter.warn_once(kind, message)
+        held_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
         measure = measure_entropies_over_processes if settings.lbe_sync_batch else measure_entropies
-        with torch.set_grad_enabled(settings.lbe_beta > 0 and torch.is_grad_enabled()):
-            entropies, measured = measure([a.value for a in activations], masks, settings.lbe_samples)
-        return entropies.to(self.lbe.alpha.device), measured.all().to(self.lbe.alpha.device)
-
-    def _lbe_check_activations(self, activations: list[Activation]) -> None:
-        """Say what keeps the penalty from doing what the user expects of it."""
-        settings = self._lbe_settings
-        single = [a.name for a in activations if a.most_samples(settings.lbe_samples) < 2]
-        if single:
-            if len(single) < len(activations) and not self._lbe_optimizer.state:
-                raise ValueError(
-                    f"These modules have one sample in a batch of several: {', '.join(single)}. Leave them out of "
-                    "lbe_target_modules, or choose layers with lbe_layers."
-                )
-            if not self._lbe_synced:
-                self._lbe_warn_once("unmeasured", _UNMEASURED)
-        misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
-        if misfits and settings.lbe_ignore_padding:
-            self._lbe_warn_once(
-                "misfits",
-                "The padding mask does not have the length of these activations, whose padding is therefore "
-                f"measured too: {', '.join(misfits)}.",
+        with torch.set_grad_enabled(penalized):
+            names, entropies, measured = measure_passes(
+                passes, settings.lbe_samples, settings.lbe_ignore_padding, partial(measure, held_dtype=held_dtype)
             )
-        constant = [a.name for a in activations if not a.value.requires_grad]
-        if constant and settings.lbe_beta > 0 and torch.is_grad_enabled():
-            self._lbe_warn_once(
-                "constant",
-                "The penalty cannot train these layers, which have no gradient (frozen, or inside reentrant "
-                f"checkpointing, which use_reentrant=False cures): {', '.join(constant)}.",
-            )
-
-    def _lbe_warn_once(self, key: str, message: str) -> None:
-        if key not in self._lbe_warned and self.args.process_index == 0:
-            logger.warning(message)
-        self._lbe_warned.add(key)
+            order = self._lbe_targets.order(names)
+            entropies = entropies if order == sorted(order) else entropies[order]
+        return entropies.to(device), measured.all().to(device)
 
     # ---- One optimizer step ----------------------------------------------------------------------------------------
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As `Trainer.training_step`; steps the learnable targets where the gradients of the model are complete.
+        """As the trainer's `training_step`; steps the learnable targets where the model's gradients are complete.
 
         Raises:
             ValueError: a subclass computes the loss without `LBETrainerMixin.compute_loss`.
         """
-        loss: Tensor = super().training_step(*args, **kwargs)
-        if self._lbe_source is None:
+        self._lbe_in_training_step = True
+        try:
+            loss: Tensor = super().training_step(*args, **kwargs)
+        finally:
+            self._lbe_in_training_step = False
+        if not self._lbe_measures:
             return loss
         if self._lbe_measured is None:
             raise ValueError(
                 f"compute_loss of {type(self).__name__} does not call super().compute_loss: nothing is regularized. "
                 "Write it in a Trainer subclass X, and train with `class Y(LBETrainerMixin, X)`."
             )
-        self._lbe_monitor.add(loss, *self._lbe_measured)
-        self._lbe_measured = None
+        measured, self._lbe_measured = self._lbe_measured, None
+        if self._lbe_settings.lbe_form == "product":
+            lbe_loss = loss * (measured.penalty / (1 + measured.penalty))
+        else:
+            lbe_loss = measured.penalty / self._lbe_accumulation_steps
+        self._lbe_monitor.add(loss, lbe_loss, measured)
         if self.accelerator.sync_gradients:
-            self._lbe_monitor.end_step()
-            if self.lbe.beta > 0:
-                self._lbe_step_targets()
+            self._lbe_end_step()
         return loss
 
-    def _lbe_step_targets(self) -> None:
-        alpha, optimizer = self.lbe.alpha, self._lbe_optimizer
-        # A process whose batches all went without the penalty still takes part in the average.
-        gradient = torch.zeros_like(alpha) if alpha.grad is None else alpha.grad
-        alpha.grad = self.accelerator.reduce(gradient, reduction="mean")
-        learning_rate = self._lbe_settings.lbe_alpha_learning_rate
-        for group in optimizer.param_groups:
-            group["lr"] = self._get_learning_rate() if learning_rate is None else learning_rate
-        scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)  # takes the loss scale of float16 out, and stays where that overflowed
-        optimizer.zero_grad()
+    def _lbe_end_step(self) -> None:
+        # One exchange between the processes for both; none is left for `log`, which one process may call alone.
+        gradient, sums = self._lbe_targets.gradient, self._lbe_monitor.step
+        assert sums is not None
+        means = self.accelerator.reduce(torch.cat([gradient, sums]), reduction="mean")
+        gradient, sums = means.split([len(gradient), len(sums)])
+        self._lbe_monitor.end_step(sums)
+        if self.lbe.beta > 0:
+            self._lbe_targets.step(gradient, self._lbe_learning_rate, getattr(self.accelerator, "scaler", None))
+
+    @property
+    def _lbe_learning_rate(self) -> float:
+        if self._lbe_settings.lbe_alpha_learning_rate is not None:
+            return self._lbe_settings.lbe_alpha_learning_rate
+        if self.lr_scheduler is not None:
+            return float(self._get_learning_rate())
+        return self.args.learning_rate if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
+
+    # ---- A training ------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.create_optimizer`, which every start of a training loop calls."""
+        """As the trainer's `create_optimizer`, which every start of a training loop calls."""
         if self.optimizer is None and self.model_init is not None:
             self._lbe_setup()  # a new model, and perhaps the settings of a new trial
-        # What a loop left behind that ran out of memory is not part of this one.
-        self._lbe_optimizer.zero_grad()
-        self._lbe_monitor = EntropyMonitor()
+        self._lbe_start()
+        if self._lbe_measures:
+            check_training(self, self._lbe_settings, synced=self._lbe_synced)
         return super().create_optimizer(*args, **kwargs)
 
-    # ---- Logs ------------------------------------------------------------------------------------------------------
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the trainer's `train`; at the end, a warning if the penalty was too small to matter."""
+        result = super().train(*args, **kwargs)
+        self._lbe_reporter.end(self._lbe_monitor.over_run(), self.lbe)
+        return result
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As `Trainer.log`; a line with the training loss gains the losses and entropies since the last one.
+        """As the trainer's `log`; a line with the training loss gains the losses and entropies since the last one.
 
         `task_loss` and `lbe_loss` add up to `loss`; `entropy_mean`, `entropy_min` and `entropy_last` (over layers) and
         `alpha_mean` are in nats.
         """
-        if "loss" in logs and self._lbe_source is not None:
-            logs.update(self._lbe_logs())
+        means = self._lbe_monitor.since_last() if "loss" in logs else None
+        if means is not None:
+            by_layer = self._lbe_settings.lbe_log_entropy
+            logs.update(self._lbe_reporter.log_line(means, self.lbe, self.lbe_layer_names, by_layer=by_layer))
         super().log(logs, *args, **kwargs)
-
-    def _lbe_logs(self) -> dict[str, float]:
-        logs = self._lbe_monitor.means(lambda sums: self.accelerator.reduce(sums, reduction="mean"))
-        if not logs:
-            return {}
-        if logs.pop("unmeasured") > 0:
-            self._lbe_warn_once("unmeasured", _UNMEASURED)
-        logs["alpha_mean"] = self.lbe.alpha.mean().item()
-        entropies = self._lbe_monitor.entropies
-        if self._lbe_settings.lbe_log_entropy:
-            logs |= {f"entropy/layer_{index:02d}": entropy for index, entropy in enumerate(entropies)}
-            if self.lbe.beta > 0:
-                targets = self.lbe.target.tolist()
-                logs |= {f"target/layer_{index:02d}": target for index, target in enumerate(targets)}
-        silent = [
-            name for name, entropy in zip(self.lbe_layer_names, entropies, strict=False) if entropy < SILENT_ENTROPY
-        ]
-        new = [name for name in silent if name not in self._lbe_silent]
-        if new:
-            self._lbe_silent.update(new)
-            names = shorten(", ".join(new), width=200, placeholder=" ...")
-            count = f"{len(silent)} of {len(entropies)} layers"
-            logger.warning(f"{count} let nothing through, their batch entropy is zero; new among them: {names}")
-        return logs
 
     # ---- Checkpoints -----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save and self.lbe.beta > 0:
-            folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            os.makedirs(folder, exist_ok=True)
-            state = {"alpha": self.lbe.alpha.detach(), **self._lbe_optimizer.state.get(self.lbe.alpha, {})}
-            save_file({name: tensor.cpu() for name, tensor in state.items()}, os.path.join(folder, TARGETS_NAME))
+            folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lbe_targets.save(folder)
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            for name in missing_files(self, Path(checkpoint)):
+                self._lbe_reporter.warn_once(name, f"{checkpoint} has no {name}: {_ENDS_OTHERWISE}")
             self._lbe_load_targets(checkpoint)
 
     def _load_best_model(self) -> None:
@@ -311,84 +283,51 @@ class LBETrainerMixin(_Base):
         if self.lbe.beta == 0:
             return
         # One process reads for all: the others may not see its files, and their targets must be the same.
-        path = os.path.join(checkpoint, TARGETS_NAME)
-        read = load_file(path) if self.is_world_process_zero() and os.path.isfile(path) else None
-        (state,) = broadcast_object_list([read])
-        if state is None:
-            self._lbe_warn_once(
-                "no targets", f"{checkpoint} has no {TARGETS_NAME}: the learnable targets stay as they are."
-            )
-            return
-        alpha = state.pop("alpha")
-        if alpha.shape != self.lbe.alpha.shape:
-            self._lbe_make_targets(len(alpha))
-        with torch.no_grad():
-            self.lbe.alpha.copy_(alpha)
-        groups = self._lbe_optimizer.state_dict()["param_groups"]
-        self._lbe_optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
+        read = LearnableTargets.read(Path(checkpoint)) if self.is_world_process_zero() else None
+        (stored,) = broadcast_object_list([read])
+        if stored is None:
+            self._lbe_reporter.warn_once("no targets", f"{checkpoint} has no {TARGETS_NAME}: {_ENDS_OTHERWISE}")
+        else:
+            self._lbe_targets.restore(stored)
 
-    # ---- The Hub ---------------------------------------------------------------------------------------------------
+    # ---- What is saved beside the model ----------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        card = LBECard(Path(output_dir or str(self.args.output_dir)))
+        original, self.args = self.args, without_tokens(self.args)  # the trainer writes them to disk
+        try:
+            super()._save(output_dir, *args, **kwargs)
+        finally:
+            self.args = original
+        # PEFT and sentence-transformers write a card whenever a model is saved.
+        card.complete_if_written(self._lbe_summary)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The trainer's card, and below it how the model was regularized; arguments are those of the trainer.
 
         A `README.md` in the output folder that somebody wrote or edited is kept beside it, as `README-own.md`.
         """
-        path = Path(str(self.args.output_dir), "README.md")
-        if self.is_world_process_zero():
-            own = keep_own_card(path, self._lbe_model)
-            if own is not None:
-                logger.warning(f"{path} was not written by a trainer: its content is kept in {own.name}.")
+        card = LBECard(Path(str(self.args.output_dir))) if self.is_world_process_zero() else None
+        if card is not None:
+            card.keep_own(self._lbe_model)
         super().create_model_card(*args, **kwargs)
-        if self.is_world_process_zero() and path.is_file():
-            add_lbe_section(path, self._lbe_summary())
+        if card is not None:
+            card.complete(self._lbe_summary)
 
     def _lbe_summary(self) -> LBESummary:
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).name
         first = next((line for line in self.state.log_history if by_layer(line, "entropy")), {})
-        entropies = self._lbe_monitor.entropies
+        entropies = self._lbe_monitor.last.entropies if self._lbe_monitor.last else []
         known = self.state.global_step > 0 and (self.lbe.beta > 0 or bool(entropies))
         return LBESummary(
             settings=self._lbe_settings,
             layers=self.lbe_layer_names if known else [],
             alphas=self.lbe.alpha.tolist() if known else [],
+            targets=self.lbe.target.tolist() if known else [],
             entropies=entropies,
             first_entropies=by_layer(first, "entropy"),
             usage=usage(self._lbe_model, self.processing_class, name),
         )
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.push_to_hub`.
-
-        Raises:
-            ValueError: the output folder holds those of other runs, whose checkpoints would be pushed, too.
-        """
-        nested = nested_checkpoint(Path(str(self.args.output_dir)))
-        if nested is not None:
-            raise ValueError(f"{nested} would be pushed with the model: give each run an output_dir of its own.")
-        try:
-            return super().push_to_hub(*args, **kwargs)
-        except Exception:
-            folder, repo = self.args.output_dir, self.hub_model_id or "REPO"
-            logger.error(
-                f"The push to the Hub failed. The model is saved in {folder}: push it later with "
-                f"trainer.push_to_hub() or `hf upload {repo} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*'`."
-            )
-            raise
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        report_failed_pushes(getattr(self, "push_in_progress", None))
-        nested = nested_checkpoint(Path(str(self.args.output_dir)))
-        if nested is None:
-            super()._push_from_checkpoint(checkpoint_folder)
-        else:
-            self._lbe_warn_once(
-                "nested", f"Nothing is pushed: {nested} would go with it. Give each run an output_dir of its own."
-            )
-
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        report_failed_pushes(getattr(self, "push_in_progress", None))
 
 
 class LBETrainer(LBETrainerMixin, Trainer):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from .entropy import Samples
-from .regularizer import check_settings
+from .regularizer import Form, check_settings
 
 
 @dataclass
@@ -26,6 +28,9 @@ class LBEArguments:
         lbe_alpha_learning_rate (`float`, *optional*): constant learning rate of the targets. None: the learning rate
             that the model's schedule has at each step, as in the paper. At fine-tuning rates that moves a target by
             less than 0.03 nats over a whole run.
+        lbe_form (`str`, defaults to `"product"`): `"product"`, the paper's `task_loss * (1 + penalty)`, which leaves
+            the penalty out where the task loss is zero or negative; `"additive"`, `task_loss + penalty`, the mean over
+            the micro-batches of an optimizer step and over processes.
         lbe_target_modules (`str` or `list[str]`, *optional*): modules whose outputs are regularized, by the rules of
             PEFT: a string is a regular expression matched against the whole module name, a list holds names or dotted
             suffixes of names. None: the hidden states that the model returns. On the command line a list is written as
@@ -59,6 +64,10 @@ class LBEArguments:
     lbe_alpha_learning_rate: float | None = field(
         default=None,
         metadata={"help": "Constant learning rate of the targets. Default: follow the model's schedule."},
+    )
+    lbe_form: Form = field(
+        default="product",
+        metadata={"help": "'product': task_loss * (1 + penalty), as in the paper; 'additive': task_loss + penalty."},
     )
     # HfArgumentParser reads the first type after None from the command line.
     lbe_target_modules: None | str | list[str] = field(  # noqa: RUF036
@@ -101,20 +110,18 @@ class LBEArguments:
         if other is not None:
             other()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: everything but tokens, because `training_args.bin` is pushed with the model."""
-        return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
-
     def check_lbe(self) -> None:
         """Raise a ValueError that names the first setting outside its range."""
         try:
             check_settings(beta=self.lbe_beta, alpha=self.lbe_alpha, alpha_min=self.lbe_alpha_min)
         except ValueError as error:
             raise ValueError(f"lbe_{error}") from None
-        if self.lbe_alpha_learning_rate is not None and self.lbe_alpha_learning_rate < 0:
-            raise ValueError(f"lbe_alpha_learning_rate must be zero or positive, not {self.lbe_alpha_learning_rate}.")
-        if self.lbe_samples not in get_args(Samples):
-            raise ValueError(f"lbe_samples must be one of {get_args(Samples)}, not {self.lbe_samples!r}.")
+        rate = self.lbe_alpha_learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate >= 0):
+            raise ValueError(f"lbe_alpha_learning_rate must be zero or positive, not {rate}.")
+        for name, choices in {"lbe_samples": get_args(Samples), "lbe_form": get_args(Form)}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}.")
         layers = self.lbe_layers
         if layers is not None and not (isinstance(layers, (list, tuple)) and layers):
             raise ValueError(f"lbe_layers must be a list of at least one index, not {layers!r}; leave it out for all.")
@@ -128,6 +135,15 @@ class LBEArguments:
                     f"lbe_target_modules={self.lbe_target_modules!r} is not a regular expression ({error}): "
                     "mend it, or give a list of names."
                 ) from None
+
+
+def without_tokens(args: TrainingArguments) -> TrainingArguments:
+    """A copy of the arguments that holds no token of the Hub, to be written to disk."""
+    args = copy.copy(args)
+    for name in ("hub_token", "push_to_hub_token"):
+        if hasattr(args, name):
+            setattr(args, name, None)
+    return args
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from ranks import Ranks
 from tiny import assert_same, bert, causal_rows, token_rows
 
-from lbe_hf.trainer import TARGETS_NAME
+from lbe_hf.targets import TARGETS_NAME
 
 Results = list[dict[str, Any]]
 

@@ -15,7 +15,7 @@ from transformers import Trainer
 
 from lbe_hf import LBETrainer
 from lbe_hf.pushing import nested_checkpoint
-from lbe_hf.trainer import TARGETS_NAME
+from lbe_hf.targets import TARGETS_NAME
 
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 

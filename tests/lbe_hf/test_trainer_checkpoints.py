@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from lbe_hf import LBETrainer
-from lbe_hf.trainer import TARGETS_NAME
+from lbe_hf.targets import TARGETS_NAME
 
 Make = Callable[..., Any]
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from lbe_hf import LBESeq2SeqTrainer, LBESeq2SeqTrainingArguments, LBETrainer
-from lbe_hf.activations import TargetModules
+from lbe_hf.target_modules import TargetModules
 
 Make = Callable[..., Any]
 
@@ -89,7 +89,7 @@ def alpha_gradient(trainer: LBETrainer) -> Tensor:
         assert trainer.lbe.alpha.grad is not None
         seen.append(trainer.lbe.alpha.grad.clone())
 
-    trainer._lbe_optimizer.register_step_pre_hook(keep)
+    trainer._lbe_targets.optimizer.register_step_pre_hook(keep)
     trainer.train()
     assert seen
     return seen[0]
@@ -111,7 +111,7 @@ def test_targets_move_as_adam_moves_them_and_follow_the_schedule(make_trainer: M
     settings = {"lbe_alpha": 0.3, "lbe_beta": 0.5}
     trainer = make_trainer(LBETrainer, bert(), token_rows(8), learning_rate=1e-4, max_steps=2, **settings)
     rates: list[float] = []
-    trainer._lbe_optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer._lbe_targets.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.train()
     assert rates == pytest.approx([1e-4, 5e-5])
     # Adam's first steps are as long as the learning rate, whatever the gradient; entropies lie above the targets.
@@ -323,13 +323,13 @@ def test_second_training_goes_on_with_the_targets(make_trainer: Make) -> None:
     assert not torch.equal(first, torch.full((4,), 0.5))
     trainer.train()
     assert not torch.equal(trainer.lbe.alpha, first)
-    assert trainer._lbe_optimizer.state[trainer.lbe.alpha]["step"] == 2
+    assert trainer._lbe_targets.optimizer.state[trainer.lbe.alpha]["step"] == 2
     # With model_init the model starts anew, and so do its targets.
     anew = LBETrainer(model_init=lambda: bert(), args=trainer.args, train_dataset=token_rows(8))
     ends = []
     for _ in range(2):
         anew.train()
-        assert anew._lbe_optimizer.state[anew.lbe.alpha]["step"] == 1
+        assert anew._lbe_targets.optimizer.state[anew.lbe.alpha]["step"] == 1
         ends.append(anew.lbe.alpha.detach().clone())
     assert torch.equal(*ends)
 

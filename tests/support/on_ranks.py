@@ -12,8 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from lbe_hf.activations import HiddenStates
-from lbe_hf.sync import measure_entropies_over_processes
+from lbe_hf.distributed import measure_entropies_over_processes
+from lbe_hf.hidden_states import HiddenStates
 
 
 def measure(
@@ -114,14 +114,13 @@ def train(
         callbacks=[Watch(last_step)],
     )
     gradients: list[Tensor] = []
-    step = trainer._lbe_step_targets
+    end_step = trainer._lbe_end_step
 
-    def step_targets() -> None:
-        gradient = trainer.lbe.alpha.grad
-        gradients.append(torch.zeros(len(trainer.lbe.alpha)) if gradient is None else gradient.clone())
-        step()
+    def record_gradient() -> None:
+        gradients.append(trainer._lbe_targets.gradient.clone())
+        end_step()
 
-    trainer._lbe_step_targets = step_targets
+    trainer._lbe_end_step = record_gradient
     trainer.train(resume_from_checkpoint=resume[trainer.args.process_index] if isinstance(resume, list) else resume)
     state = trainer.model.state_dict()
     if shard:
@@ -140,7 +139,7 @@ def train(
         "gradients": gradients,
         "sizes": sizes,
         "logs": [line for line in trainer.state.log_history if "loss" in line],
-        "warnings": sorted(trainer._lbe_warned),
+        "warnings": sorted(trainer._lbe_reporter.warned),
     }
 
 
@@ -150,6 +149,6 @@ def hidden_states_of_sharded(*wrapped: str) -> list[Tensor]:
     for name in wrapped:
         fully_shard(model.get_submodule(name))
     source = HiddenStates(fully_shard(model))
-    with source.listen(inputs) as listening:
-        outputs = model(**listening)
-    return [activation.value.detach() for activation in source.collect(outputs, inputs)]
+    with source.listen() as recording:
+        model(**inputs)
+    return [activation.value.detach() for activation in recording.passes[0]]

@@ -8,7 +8,7 @@ from tiny import reference_entropy
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lbe_hf.sync import measure_entropies_over_processes
+from lbe_hf.distributed import measure_entropies_over_processes
 
 WEIGHTS = [0.5, 1.7]  # of the ranks' losses: the gradient belongs to their sum
 

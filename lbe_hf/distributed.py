@@ -15,7 +15,11 @@ from .entropy import Moments, Samples, measure_entropies
 
 
 def measure_entropies_over_processes(
-    activations: Sequence[Tensor], attention_masks: Sequence[Tensor | None], samples: Samples = "sequence"
+    activations: Sequence[Tensor],
+    attention_masks: Sequence[Tensor | None],
+    samples: Samples = "sequence",
+    *,
+    held_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `measure_entropies`, where each process of the default group gives its part of the batch.
 
@@ -38,8 +42,8 @@ def measure_entropies_over_processes(
         ValueError: the processes' activations have different features.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return measure_entropies(activations, attention_masks, samples)
-    entropies, measured = measure_entropies(activations, attention_masks, samples, merge=_merge)
+        return measure_entropies(activations, attention_masks, samples, held_dtype=held_dtype)
+    entropies, measured = measure_entropies(activations, attention_masks, samples, merge=_merge, held_dtype=held_dtype)
     summed: Tensor = _SumGradients.apply(entropies)  # type: ignore[no-untyped-call]
     return summed, measured
 

@@ -1,0 +1,153 @@
+"""The hidden states of Transformers models as activations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .activations import Activation, Recording, labelled
+from .forward_pass import Forward, argument, around_forward
+from .models import transformers_models
+
+_KEYS = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
+
+
+class HiddenStates:
+    """The hidden states of the Transformers models in `model`, requested in the calls of their `forward`.
+
+    They are taken out of what `forward` returns unless its caller asked for them, too. Encoder-decoder models give the
+    encoder's states, then the decoder's. If a library has replaced the `forward` of a model, as TRL does, the states
+    are those of its backbone.
+
+    Raises:
+        ValueError: there is no model whose `forward` takes `output_hidden_states`, or one drops layers at random.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        models: dict[str, nn.Module] = {**transformers_models(model)} or {"": model}
+        self._models = {name: inside for name, inside in models.items() if _request_for(inside)}
+        if not self._models:
+            raise ValueError(
+                f"{type(model).__name__} takes no output_hidden_states: name the modules to regularize "
+                "with lbe_target_modules."
+            )
+        for inside in self._models.values():
+            for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+                if getattr(getattr(inside, "config", None), name, 0):
+                    raise ValueError(
+                        f"{name} drops layers of {type(inside).__name__} at random, but every layer has a target: "
+                        f"set config.{name} to 0."
+                    )
+
+    @property
+    def expected(self) -> int | None:
+        counts = [_count_hidden_states(getattr(model, "config", None)) for model in self._models.values()]
+        return sum(count for count in counts if count) if all(counts) else None
+
+    @contextmanager
+    def listen(self, labels: Tensor | None = None, *, with_gradient: bool = True) -> Iterator[Recording]:
+        recording = Recording()
+        with ExitStack() as stack:
+            for name, model in self._models.items():
+                # TRL replaces the `forward` of a model by one that keeps the hidden states of the backbone to itself.
+                called: nn.Module = getattr(model, "base_model", model) if _is_replaced(model) else model
+                prefix = f"{name}." if len(self._models) > 1 else ""
+                request = _Request(recording, prefix, called, labelled(labels), with_gradient)
+                stack.enter_context(around_forward(called, request))
+            yield recording
+        names = ", ".join(type(model).__name__ for model in self._models.values())
+        recording.check(
+            names,
+            f"{names} returned no hidden states{self._sharded_away()} name the modules to regularize with "
+            "lbe_target_modules.",
+        )
+
+    def _sharded_away(self) -> str:
+        """What FSDP2 has to do with it: it renames the classes of what it shards, by which Transformers knows them."""
+        for model in self._models.values():
+            for module in model.modules():
+                name = type(module).__name__
+                if isinstance(module, PreTrainedModel) and module is not model and name.startswith("FSDP"):
+                    layers = ", ".join(sorted(module._no_split_modules or ())) or "its layers"
+                    return f" because FSDP wraps {name.removeprefix('FSDP')}: wrap {layers} instead, or"
+        return ":"
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Calls the `forward` of a model so that it returns its hidden states, which go into the recording."""
+
+    recording: Recording
+    prefix: str
+    model: nn.Module
+    labelled: Tensor | None
+    with_gradient: bool
+
+    def __call__(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.with_gradient and not torch.is_grad_enabled():
+            self.recording.without_gradient += 1
+            return forward(*args, **kwargs)
+        outputs = forward(*args, **{**kwargs, **_request_for(self.model)})
+        found = outputs if isinstance(outputs, Mapping) else {}
+        states = {key: found[key] for key in _KEYS if found.get(key)}
+        given = partial(argument, forward, args, kwargs)
+        mask, decoder_mask = self.recording.padding_masks(given)
+        activations = []
+        for key, values in states.items():
+            own_mask = mask
+            if key.startswith("decoder"):
+                own_mask = self.labelled if decoder_mask is None else decoder_mask
+            activations += [
+                Activation.of(f"{self.prefix}{key}[{i}]", value, own_mask) for i, value in enumerate(values)
+            ]
+        if activations:
+            self.recording.passes.append(activations)
+        return self._as_asked(outputs, states, given)
+
+    def _as_asked(self, outputs: Any, states: Mapping[str, Any], given: Callable[[str], Any]) -> Any:
+        """What `forward` would have returned if nobody had asked for more than its caller."""
+        config = getattr(self.model, "config", None)
+        asked, returns_dict = given("output_hidden_states"), given("return_dict")
+        if not (getattr(config, "output_hidden_states", False) if asked is None else asked) and states:
+            outputs = type(outputs)(**{key: value for key, value in outputs.items() if key not in states})
+        if returns_dict is None:
+            returns_dict = getattr(config, "return_dict", True)
+        return outputs if returns_dict or not hasattr(outputs, "to_tuple") else outputs.to_tuple()
+
+
+def _request_for(model: nn.Module) -> dict[str, bool]:
+    """Arguments by which the model returns its hidden states, in a dictionary; empty if it takes none."""
+    parameters = inspect.signature(type(model).forward).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    names = [name for name in ("output_hidden_states", "return_dict") if takes_any or name in parameters]
+    return dict.fromkeys(names if "output_hidden_states" in names else [], True)
+
+
+def _is_replaced(model: nn.Module) -> bool:
+    """Whether a library has put another `forward` on the model; autocasting, as accelerate does it, is none."""
+    forward = vars(model).get("_original_forward", vars(model).get("forward"))
+    return forward is not None and getattr(forward, "__func__", None) is not type(model).forward
+
+
+def _count_hidden_states(config: Any) -> int | None:
+    """How many hidden states a Transformers model of this configuration returns, where the configuration tells."""
+    if config is None or not hasattr(config, "get_text_config"):
+        return None
+    try:
+        text = config.get_text_config()
+    except ValueError:  # several of them
+        return None
+    layers: int | None = getattr(text, "num_hidden_layers", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return None if layers is None else layers + 1
+    encoder = getattr(config, "encoder_layers", layers)
+    decoder = getattr(config, "decoder_layers", getattr(config, "num_decoder_layers", None))
+    return None if encoder is None or decoder is None else encoder + 1 + decoder + 1

@@ -1,0 +1,23 @@
+"""The models inside a model."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def transformers_models(model: nn.Module, name: str = "") -> dict[str, PreTrainedModel]:
+    """The Transformers models in a model, by name: those that are not part of another one."""
+    if isinstance(model, PreTrainedModel):
+        return {name: model}
+    found: dict[str, PreTrainedModel] = {}
+    for child_name, child in model.named_children():
+        for inner_name, inner in transformers_models(child, f"{name}.{child_name}" if name else child_name).items():
+            if not any(inner is other for other in found.values()):
+                found[inner_name] = inner
+    return found
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The Transformers model inside a PEFT model; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]

@@ -1,0 +1,99 @@
+"""What a regularized run reports: additions to its log lines, and each warning once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import shorten
+
+from transformers.utils import logging
+
+from .checks import UNMEASURED
+from .entropy import SILENT_ENTROPY
+from .monitor import Means
+from .regularizer import LBERegularizer
+
+logger = logging.get_logger(__name__)
+
+NEGLIGIBLE = 1e-3
+"""Share of the task loss below which the penalty of a whole run is reported as too small to matter."""
+
+_REVERSING = (
+    "The task loss was zero or negative, where task_loss * (1 + penalty) would drive the entropies away from their "
+    "targets: {share:.0%} of the batches since the last log line went without the penalty. lbe_form='additive' adds "
+    "it whatever the sign of the task loss."
+)
+
+
+class Reporter:
+    """Reports on one training.
+
+    Args:
+        prints: whether this process is the one that prints.
+    """
+
+    def __init__(self, prints: bool) -> None:
+        self._prints = prints
+        self.warned: set[str] = set()
+        """Kinds of the warnings that were given so far."""
+        self._collapsed: set[str] = set()
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """Warn unless there was a warning of this kind."""
+        if kind not in self.warned and self._prints:
+            logger.warning(message)
+        self.warned.add(kind)
+
+    def log_line(
+        self, means: Means, regularizer: LBERegularizer, names: Sequence[str], *, by_layer: bool
+    ) -> dict[str, float]:
+        """What a log line gains, losses without unit and entropies in nats; warns of what the means show.
+
+        Args:
+            means: since the last log line.
+            names: of the layers.
+            by_layer: add the entropy and the target of each layer.
+        """
+        if means.unmeasured > 0:
+            self.warn_once("unmeasured", UNMEASURED)
+        if means.reversing > 0:
+            self.warn_once("reversing", _REVERSING.format(share=means.reversing))
+        self._warn_of_collapsed_layers(names, means.entropies)
+        entropies = means.entropies
+        line = {
+            "task_loss": means.task_loss,
+            "lbe_loss": means.lbe_loss,
+            "alpha_mean": regularizer.alpha.mean().item(),
+        }
+        if entropies:
+            line["entropy_mean"] = sum(entropies) / len(entropies)
+            line["entropy_min"] = min(entropies)
+            line["entropy_last"] = entropies[-1]
+        if by_layer:
+            line |= {f"entropy/layer_{index:02d}": entropy for index, entropy in enumerate(entropies)}
+            targets = regularizer.target.tolist() if regularizer.beta > 0 else []
+            line |= {f"target/layer_{index:02d}": target for index, target in enumerate(targets)}
+        return line
+
+    def _warn_of_collapsed_layers(self, names: Sequence[str], entropies: Sequence[float]) -> None:
+        collapsed = [name for name, entropy in zip(names, entropies, strict=False) if entropy < SILENT_ENTROPY]
+        new = [name for name in collapsed if name not in self._collapsed]
+        if new:
+            self._collapsed.update(new)
+            listed = shorten(", ".join(new), width=200, placeholder=" ...")
+            count = f"{len(collapsed)} of {len(entropies)} layers"
+            logger.warning(f"{count} let nothing through, their batch entropy is zero; new among them: {listed}")
+
+    def end(self, means: Means | None, regularizer: LBERegularizer) -> None:
+        """Warn if the penalty of the whole run was too small to change anything."""
+        if regularizer.beta == 0 or means is None or not means.entropies or means.task_loss == 0:
+            return
+        share = means.lbe_loss / abs(means.task_loss)
+        if share < NEGLIGIBLE:
+            targets = regularizer.target.tolist()
+            self.warn_once(
+                "negligible",
+                f"The penalty was {share:.1e} of the task loss over this run, too little to change it. The batch "
+                f"entropy of the layers was {min(means.entropies):.2f} to {max(means.entropies):.2f} nats, their "
+                f"targets are {min(targets):.2f} to {max(targets):.2f} (lbe_alpha): raise lbe_beta, now "
+                f"{regularizer.beta}, or lay the penalty on other modules with lbe_target_modules.",
+            )

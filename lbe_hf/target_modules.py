@@ -1,0 +1,127 @@
+"""The outputs of named modules as activations."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .activations import Activation, Recording, labelled
+from .forward_pass import Forward, argument, around_forward
+from .models import base_model, transformers_models
+
+
+class TargetModules:
+    """The outputs of named modules, taken by forward hooks that exist only while listening.
+
+    A module called several times in one forward pass of the model gives as many layers, in the order of the calls.
+
+    Args:
+        model: the model whose forward passes count, not wrapped for distributed training.
+        targets: a regular expression matched against whole module names, or a list of names or dotted suffixes
+            (the rules of PEFT's `target_modules`); of a PEFT model the names are those of the model inside.
+
+    Raises:
+        ValueError: no module matches.
+    """
+
+    def __init__(self, model: nn.Module, targets: str | Sequence[str]) -> None:
+        self._model = model
+        inside = base_model(model)
+        modules = {name: module for name, module in inside.named_modules() if name}
+        self._modules = {name: module for name, module in modules.items() if _matches(name, targets)}
+        if not self._modules:
+            raise ValueError(
+                f"lbe_target_modules={targets!r} matches no module of {type(inside).__name__}; "
+                f"the nearest names are {_nearest(targets, list(modules))}."
+            )
+        self._inner_models = list(transformers_models(model).values())
+        # In an encoder-decoder model the padding mask depends on the side that a module stands on.
+        self._decoder: set[nn.Module] = set()
+        for inner in self._inner_models:
+            if getattr(inner.config, "is_encoder_decoder", False):
+                self._decoder.update(inner.get_decoder().modules())  # type: ignore[no-untyped-call]
+
+    @property
+    def expected(self) -> int | None:
+        return len(self._modules)
+
+    @contextmanager
+    def listen(self, labels: Tensor | None = None, *, with_gradient: bool = True) -> Iterator[Recording]:
+        recording = Recording()
+        masks: list[tuple[Tensor | None, Tensor | None]] = [(None, labelled(labels))]
+        calls: dict[tuple[int, str], int] = {}  # of each module in each pass
+        open_passes: list[list[Activation] | None] = []  # of the model, innermost last; None: not recorded
+
+        def begin_pass() -> list[Activation] | None:
+            if with_gradient and not torch.is_grad_enabled():
+                recording.without_gradient += 1
+                return None
+            recording.passes.append([])
+            return recording.passes[-1]
+
+        def with_pass(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            open_passes.append(begin_pass())
+            try:
+                return with_masks(forward, args, kwargs)
+            finally:
+                open_passes.pop()
+
+        def with_masks(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            mask, decoder_mask = recording.padding_masks(partial(argument, forward, args, kwargs))
+            outer = masks[-1]
+            masks.append((outer[0] if mask is None else mask, outer[1] if decoder_mask is None else decoder_mask))
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                masks.pop()
+
+        def take(name: str, module: nn.Module, args: Any, output: Any) -> None:
+            activations = open_passes[-1] if open_passes else begin_pass()
+            if activations is not None:
+                call = calls[len(recording.passes), name] = calls.get((len(recording.passes), name), 0) + 1
+                label = name if call == 1 else f"{name} (call {call})"
+                mask = masks[-1][1 if module in self._decoder else 0]
+                activations.append(Activation.of(label, _first_tensor(output, name), mask))
+
+        with ExitStack() as stack:
+            stack.enter_context(around_forward(self._model, with_pass))
+            for model in self._inner_models:
+                if model is not self._model:  # its mask is the one that fits: prompts of PEFT make it longer
+                    stack.enter_context(around_forward(model, with_masks))
+            for name, module in self._modules.items():
+                stack.callback(module.register_forward_hook(partial(take, name)).remove)
+            yield recording
+        recording.passes = [activations for activations in recording.passes if activations]
+        recording.check(
+            type(self._model).__name__,
+            "The forward pass called none of the modules that lbe_target_modules matches: "
+            f"{', '.join(self._modules)}.",
+        )
+
+
+def _matches(name: str, targets: str | Sequence[str]) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _nearest(targets: str | Sequence[str], names: list[str]) -> list[str]:
+    wanted = [targets] if isinstance(targets, str) else targets
+    by_suffix = {name.split(".", start)[-1]: name for name in names for start in range(name.count(".") + 1)}
+    found = [by_suffix[match] for target in wanted for match in difflib.get_close_matches(target, by_suffix, n=5)]
+    return list(dict.fromkeys(found)) or names[:5]
+
+
+def _first_tensor(output: Any, name: str) -> Tensor:
+    candidates = output.values() if isinstance(output, Mapping) else output
+    for candidate in (output,) if isinstance(output, Tensor) else candidates if output is not None else ():
+        if isinstance(candidate, Tensor):
+            return candidate
+    raise ValueError(f"Module {name} of lbe_target_modules returns no tensor: name one that does.")
