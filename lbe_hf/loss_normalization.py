@@ -66,9 +66,9 @@ def _loss_divided(model: nn.Module, divisor: int) -> Iterator[None]:
 def ignores_num_items(model: nn.Module) -> bool:
     """Whether it is certain that the loss of a Transformers model does not depend on `num_items_in_batch`.
 
-    Read off the source of `forward`: the labels and the keyword arguments, of which the number is one, never enter
-    the same call, or only a `loss_function` that does not take the number. Where that cannot be seen, as where an
-    inner model gets both, the assumption of `Trainer` stands.
+    Read off the source of `forward`: the labels, or what is made of them, never enter the same call as the keyword
+    arguments, of which the number is one, or only one that computes no loss, or a `loss_function` that does not take
+    the number. Where that cannot be seen, as where an inner model gets both, the assumption of `Trainer` stands.
     """
     if not isinstance(model, PreTrainedModel):
         return False
@@ -79,31 +79,43 @@ def ignores_num_items(model: nn.Module) -> bool:
             tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(vars(cls)["forward"]))))
         except (OSError, TypeError, SyntaxError):
             return False
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        if any(_called(call) == "super().forward" and _spreads(call) for call in calls):
+        spreading = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and any(keyword.arg is None for keyword in node.keywords)
+        ]
+        if any(ast.unparse(call.func) == "super().forward" for call in spreading):
             continue  # the next class decides
-        if any(isinstance(node, ast.Name | ast.Constant) and _is_num_items(node) for node in ast.walk(tree)):
+        words = {getattr(node, "id", getattr(node, "arg", getattr(node, "value", None))) for node in ast.walk(tree)}
+        if "num_items_in_batch" in words:
             return False
-        both = [call for call in calls if _spreads(call) and _gets_labels(call)]
-        if any(_called(call) != "self.loss_function" for call in both):
+        of_labels = _names_made_of("labels", tree)
+        both = [call for call in spreading if of_labels & _names_in(call) or "labels" not in words]
+        both = [call for call in both if not _calls_backbone(model, call)]
+        if any(ast.unparse(call.func) != "self.loss_function" for call in both):
             return False
         return not both or "num_items_in_batch" not in inspect.signature(model.loss_function).parameters
     return False
 
 
-def _called(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+def _calls_backbone(model: nn.Module, call: ast.Call) -> bool:
+    """Whether a model inside is called that computes no loss, as a decoder that gets the labels shifted."""
+    name = ast.unparse(call.func).removeprefix("self.")
+    called = getattr(model, name, None) if name.isidentifier() else None
+    return isinstance(called, PreTrainedModel) and "labels" not in inspect.signature(type(called).forward).parameters
 
 
-def _spreads(call: ast.Call) -> bool:
-    return any(keyword.arg is None for keyword in call.keywords)
+def _names_made_of(name: str, tree: ast.AST) -> set[str]:
+    """The name and those of the variables that are computed from it."""
+    assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    names, before = {name}, 0
+    while len(names) > before:
+        before = len(names)
+        for assignment in assignments:
+            if names & _names_in(assignment.value):
+                names |= set().union(*map(_names_in, assignment.targets))
+    return names
 
 
-def _gets_labels(call: ast.Call) -> bool:
-    arguments = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg is not None)]
-    names = {node.id for argument in arguments for node in ast.walk(argument) if isinstance(node, ast.Name)}
-    return "labels" in names or any(isinstance(argument, ast.Starred) for argument in call.args)
-
-
-def _is_num_items(node: ast.Name | ast.Constant) -> bool:
-    return "num_items_in_batch" in (getattr(node, "id", None), getattr(node, "value", None))
+def _names_in(node: ast.AST) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}

@@ -80,6 +80,8 @@ class LBETrainerMixin(_Base):
             eps=args.adam_epsilon,
             device=args.device,
         )
+        if not hasattr(self, "current_gradient_accumulation_steps"):  # which Trainer sets in its loop
+            self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         self._lbe_in_training_step = False
         self._lbe_start()
 
@@ -117,17 +119,13 @@ class LBETrainerMixin(_Base):
     # ---- One micro-batch -------------------------------------------------------------------------------------------
 
     @property
-    def _lbe_accumulation_steps(self) -> int:
-        return getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
-
-    @property
     def _lbe_synced(self) -> bool:
         return self._lbe_settings.lbe_sync_batch and self.args.world_size > 1
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The trainer's loss; in a training step with the penalty. Arguments and result are those of the trainer."""
         training = self._lbe_in_training_step and torch.is_grad_enabled()
-        with own_loss_corrected(self, self._lbe_model, self._lbe_accumulation_steps if training else 1):
+        with own_loss_corrected(self, self._lbe_model, self.current_gradient_accumulation_steps if training else 1):
             if not (training and self._lbe_measures):
                 return super().compute_loss(model, inputs, *args, **kwargs)
             labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
@@ -153,7 +151,7 @@ class LBETrainerMixin(_Base):
         entropies, measured = self._lbe_measure(passes)
         # Whether a padded batch has two samples anywhere is only known on the device.
         penalty = self.lbe(entropies) * measured
-        steps = 1 if trainer_divides(self, num_items) else self._lbe_accumulation_steps
+        steps = 1 if trainer_divides(self, num_items) else self.current_gradient_accumulation_steps
         loss, reversing = add_penalty(task_loss, penalty, self._lbe_settings.lbe_form, steps)
         penalty = (penalty * ~reversing).detach()
         self._lbe_measured = Measurement(penalty, entropies.detach(), measured, reversing & measured)
@@ -206,7 +204,7 @@ class LBETrainerMixin(_Base):
         if self._lbe_settings.lbe_form == "product":
             lbe_loss = loss * (measured.penalty / (1 + measured.penalty))
         else:
-            lbe_loss = measured.penalty / self._lbe_accumulation_steps
+            lbe_loss = measured.penalty / self.current_gradient_accumulation_steps
         self._lbe_monitor.add(loss, lbe_loss, measured)
         if self.accelerator.sync_gradients:
             self._lbe_end_step()
@@ -237,12 +235,16 @@ class LBETrainerMixin(_Base):
         if self.optimizer is None and self.model_init is not None:
             self._lbe_setup()  # a new model, and perhaps the settings of a new trial
         self._lbe_start()
-        if self._lbe_measures:
-            check_training(self, self._lbe_settings, synced=self._lbe_synced)
         return super().create_optimizer(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's `train`; at the end, a warning if the penalty was too small to matter."""
+        """As the trainer's `train`; at the end, a warning if the penalty was too small to matter.
+
+        Raises:
+            ValueError: the penalty cannot work with the batch size, the devices or the loss.
+        """
+        if self._lbe_measures:
+            check_training(self, self._lbe_settings, synced=self._lbe_synced)
         result = super().train(*args, **kwargs)
         self._lbe_reporter.end(self._lbe_monitor.over_run(), self.lbe)
         return result

@@ -6,41 +6,113 @@ from tiny import batch, bert, llama, token_rows
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from lbe_hf.activations import HiddenStates, TargetModules, padding_masks, select
+from lbe_hf.activations import Recording
+from lbe_hf.hidden_states import HiddenStates
+from lbe_hf.target_modules import TargetModules
 
 
 def names(model: nn.Module, targets: Any) -> list[str]:
-    source = TargetModules(model, targets)
-    inputs = batch(token_rows(4))
-    with source.listen(inputs) as requesting:
-        outputs = model(**requesting)
-    return [activation.name for activation in source.collect(outputs, inputs)]
+    with TargetModules(model, targets).listen() as recording:
+        model(**batch(token_rows(4)))
+    (activations,) = recording.passes
+    return [activation.name for activation in activations]
 
 
 def test_hidden_states_are_those_the_model_returns() -> None:
     model, inputs = bert(), batch(token_rows(4))
     source = HiddenStates(model)
-    with source.listen(inputs) as requesting:
-        outputs = model(**requesting)
-    activations = source.collect(outputs, inputs)
+    with source.listen() as recording:
+        outputs = model(**inputs)
+    (activations,) = recording.passes
     expected = model(**inputs, output_hidden_states=True).hidden_states
     assert source.expected == len(activations) == len(expected) == 4
     for activation, state in zip(activations, expected, strict=True):
         assert torch.equal(activation.value, state)
-        assert activation.mask is inputs["attention_mask"]
+        assert torch.equal(activation.mask, inputs["attention_mask"] == 1)  # type: ignore[arg-type]
         assert activation.mask_fits
-    assert list(source.restore(outputs)) == ["loss", "logits"]
+    assert list(outputs) == ["loss", "logits"]
 
 
-def test_outputs_are_given_back_as_the_model_returns_them() -> None:
-    for config in ({"return_dict": False}, {"output_hidden_states": True}):
-        model, inputs = bert(**config), batch(token_rows(4))
-        plain = model(**inputs)
-        source = HiddenStates(model)
-        with source.listen(inputs) as requesting:
-            restored = source.restore(model(**requesting))
-        assert type(restored) is type(plain)
-        assert len(restored) == len(plain)
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [
+        ({}, {}),
+        ({"return_dict": False}, {}),
+        ({"output_hidden_states": True}, {}),
+        ({}, {"output_hidden_states": True}),
+        ({"output_hidden_states": True}, {"output_hidden_states": False, "return_dict": False}),
+    ],
+)
+def test_outputs_are_what_the_caller_asked_for(config: dict[str, Any], asked: dict[str, Any]) -> None:
+    model, inputs = bert(**config), batch(token_rows(4))
+    plain = model(**inputs, **asked)
+    with HiddenStates(model).listen() as recording:
+        ours = model(**inputs, **asked)
+    assert type(ours) is type(plain)
+    assert len(ours) == len(plain)
+    assert len(recording.passes[0]) == 4
+
+
+def test_the_forward_of_the_model_is_left_as_it_was() -> None:
+    model = bert()
+    replaced = model.forward
+    with pytest.raises(KeyboardInterrupt), HiddenStates(model).listen():
+        raise KeyboardInterrupt
+    assert "forward" not in vars(model)
+    model.forward = replaced  # as a library does it
+    with TargetModules(model, ["pooler"]).listen():
+        model(**batch(token_rows(4)))
+    assert vars(model)["forward"] is replaced
+
+
+def test_passes_without_gradient_are_not_counted() -> None:
+    model, inputs = bert(), batch(token_rows(4))
+    for source in (HiddenStates(model), TargetModules(model, ["pooler"])):
+        with source.listen() as recording:
+            model(**inputs)
+            with torch.no_grad():
+                model(**inputs)
+            model(**inputs)
+        assert (len(recording.passes), recording.without_gradient) == (2, 1)
+        assert len({len(activations) for activations in recording.passes}) == 1
+        with pytest.raises(ValueError, match="without gradient"), source.listen(), torch.no_grad():
+            model(**inputs)
+        with source.listen(with_gradient=False) as recording, torch.no_grad():
+            model(**inputs)
+        assert len(recording.passes) == 1
+
+
+def test_forward_that_is_called_without_hooks() -> None:
+    """As PEFT's LoRA and sentence-transformers call it."""
+    model, inputs = bert(), batch(token_rows(4))
+    for source in (HiddenStates(model), TargetModules(model, ["pooler"])):
+        with source.listen() as recording:
+            model.forward(**inputs)
+        assert len(recording.passes) == 1
+
+
+def test_several_models_in_one() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = bert().bert, bert().bert
+
+        def forward(self, left: Any, right: Any) -> Tensor:
+            result: Tensor = self.left(**left).pooler_output + self.right(**right).pooler_output
+            return result
+
+    rows = batch(token_rows(4))
+    inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
+    source = HiddenStates(Two())
+    model = Two()
+    source = HiddenStates(model)
+    with source.listen() as recording:
+        model(inputs, inputs)
+    assert source.expected == 8
+    assert [activations[-1].name for activations in recording.passes] == [
+        "left.hidden_states[3]",
+        "right.hidden_states[3]",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,11 +152,11 @@ def test_no_match_names_the_nearest_modules() -> None:
 
 
 def test_hooks_exist_only_while_listening() -> None:
-    model, inputs = bert(), batch(token_rows(4))
+    model = bert()
     source = TargetModules(model, ["output.dense"])
 
     def interrupted() -> None:
-        with source.listen(inputs):
+        with source.listen():
             assert sum(len(module._forward_hooks) for module in model.modules()) == 6
             raise KeyboardInterrupt
 
@@ -104,10 +176,10 @@ def test_a_module_called_twice_counts_twice() -> None:
             return result
 
     model = Twice()
-    source = TargetModules(model, ["layer"])
-    with source.listen({}):
-        output = model(torch.randn(4, 3))
-    first, second = source.collect(output, {})
+    with TargetModules(model, ["layer"]).listen() as recording:
+        model(torch.randn(4, 3))
+    ((first, second),) = recording.passes
+    assert (first.name, second.name) == ("layer", "layer (call 2)")
     assert torch.equal(model.layer(first.value), second.value)
 
 
@@ -130,7 +202,7 @@ def test_module_without_a_tensor() -> None:
 
     model = nn.Sequential(Nothing())
     source = TargetModules(model, ["0"])
-    with pytest.raises(ValueError, match="returns no tensor"), source.listen({}):
+    with pytest.raises(ValueError, match="returns no tensor"), source.listen():
         model[0]()
 
 
@@ -145,46 +217,56 @@ def test_encoder_and_decoder_have_their_own_masks() -> None:
     labels[2:, 4:] = -100
     inputs = {**inputs, "labels": labels}
     source = HiddenStates(model)
-    with source.listen(inputs) as requesting:
-        outputs = model(**requesting)
-    activations = source.collect(outputs, inputs)
+    with source.listen() as recording:
+        model(**inputs)
+    (activations,) = recording.passes
     assert source.expected == len(activations) == 4 + 3
-    assert all(activation.mask is inputs["attention_mask"] for activation in activations[:4])
+    real = inputs["attention_mask"] == 1
+    assert all(torch.equal(activation.mask, real) for activation in activations[:4])  # type: ignore[arg-type]
     assert all(torch.equal(activation.mask, labels != -100) for activation in activations[4:])  # type: ignore[arg-type]
     assert all(activation.mask_fits for activation in activations)
-    modules = TargetModules(model, ["encoder.block.0", "decoder.block.0"])
-    with modules.listen(inputs):
+    with TargetModules(model, ["encoder.block.0", "decoder.block.0"]).listen() as recording:
         model(**inputs)
-    encoder, decoder = modules.collect(None, inputs)
-    assert encoder.mask is inputs["attention_mask"]
+    ((encoder, decoder),) = recording.passes
+    assert torch.equal(encoder.mask, real)  # type: ignore[arg-type]
     assert torch.equal(decoder.mask, labels != -100)  # type: ignore[arg-type]
+    # The label smoother keeps the labels from the model.
+    unlabelled = {**inputs, "decoder_input_ids": labels.clamp(min=0)}
+    del unlabelled["labels"]
+    for source in (HiddenStates(model), TargetModules(model, ["decoder.block.0"])):
+        with source.listen(labels) as recording:
+            model(**unlabelled)
+        assert torch.equal(recording.passes[0][-1].mask, labels != -100)  # type: ignore[arg-type]
 
 
 def test_decoder_mask_is_taken_before_the_labels() -> None:
-    mask = torch.ones(2, 3)
-    inputs = {"decoder_attention_mask": mask, "labels": torch.zeros(2, 3)}
-    assert padding_masks(inputs) == (None, mask)
-    assert padding_masks({"attention_mask": torch.ones(2, 1, 3, 3), "labels": torch.zeros(2)}) == (None, None)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    recording = Recording()
+    assert recording.padding_masks({"decoder_attention_mask": mask, "labels": torch.zeros(2, 3)}.get)[1].all()  # type: ignore[union-attr]
+    assert recording.padding_masks({"labels": torch.zeros(2)}.get) == (None, None)
+    assert recording.unreadable_mask is None
+    assert recording.padding_masks({"attention_mask": {"full": mask}}.get) == (None, None)
+    assert recording.unreadable_mask == "dict"
 
 
 def test_a_pooled_output_is_not_masked() -> None:
     model = bert(hidden_size=8)  # as wide as the rows are long
-    source, inputs = TargetModules(model, ["pooler"]), batch(token_rows(4, length=8))
-    with source.listen(inputs):
+    inputs = batch(token_rows(4, length=8))
+    with TargetModules(model, ["pooler"]).listen() as recording:
         model(**inputs)
-    (pooled,) = source.collect(None, inputs)
+    ((pooled,),) = recording.passes
     assert pooled.value.shape == inputs["attention_mask"].shape
     assert not pooled.mask_fits
 
 
 def test_layers_are_selected_by_index() -> None:
     model, inputs = bert(), batch(token_rows(4))
-    source = HiddenStates(model)
-    with source.listen(inputs) as requesting:
-        activations = source.collect(model(**requesting), inputs)
-    assert [a.name for a in select(activations, [0, -1])] == ["hidden_states[0]", "hidden_states[3]"]
+    with HiddenStates(model).listen() as recording:
+        model(**inputs)
+    (selected,) = recording.select([0, -1])
+    assert [activation.name for activation in selected] == ["hidden_states[0]", "hidden_states[3]"]
     with pytest.raises(ValueError, match="names layer 4, but there are 4 activations: use -4 to 3"):
-        select(activations, [4])
+        recording.select([4])
 
 
 def test_models_without_hidden_states() -> None:
@@ -200,8 +282,8 @@ def test_models_without_hidden_states() -> None:
         HiddenStates(Plain())
     model, inputs = Silent(bert().config), batch(token_rows(4))
     source = HiddenStates(model)
-    with source.listen(inputs) as requesting, pytest.raises(ValueError, match="Silent returned no hidden states"):
-        source.collect(model(**requesting), inputs)
+    with pytest.raises(ValueError, match=r"Silent returned no hidden states: .* lbe_target_modules"), source.listen():
+        model(**inputs)
 
 
 def test_expected_count_of_a_decoder() -> None:

@@ -80,13 +80,13 @@ def test_penalty_reaches_the_first_layer(family: str, make_trainer: Callable[...
     )  # fmt: skip
     assert len(trainer.lbe.alpha) == layers
     # Without the task loss (the same number, detached) all gradient is the penalty's.
-    model.train()
     inputs = batch(rows)
     torch.manual_seed(1)
-    whole = trainer.compute_loss(model, inputs)
+    whole, gradients, _ = tiny.step(trainer, inputs)
     torch.manual_seed(1)
     outputs = model(**inputs, output_hidden_states=True)
-    whole_gradient = first_layer_gradient(model, whole)
+    name, _ = first_layer(model)
+    whole_gradient = gradients[name]
     task_gradient = first_layer_gradient(model, outputs.loss)
     states = outputs.get("hidden_states") or (*outputs.encoder_hidden_states, *outputs.decoder_hidden_states)
     masks = [inputs.get("attention_mask")] * layers
@@ -107,11 +107,14 @@ def test_penalty_reaches_the_first_layer(family: str, make_trainer: Callable[...
 
 
 def first_layer_gradient(model: Any, loss: Tensor) -> Tensor:
-    """Gradient of the first weight matrix after the embeddings."""
-    weight = next(
-        parameter
+    (gradient,) = torch.autograd.grad(loss, first_layer(model)[1], retain_graph=True)
+    return gradient
+
+
+def first_layer(model: Any) -> tuple[str, Tensor]:
+    """The first weight matrix after the embeddings, with its name."""
+    return next(
+        (name, parameter)
         for name, parameter in model.named_parameters()
         if "layer" in name.replace("block", "layer").replace(".h.", ".layer.") and parameter.dim() == 2
     )
-    (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
-    return gradient

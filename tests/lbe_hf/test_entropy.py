@@ -189,7 +189,9 @@ def nodes(entropies: Tensor) -> list[Any]:
     found, level = [], [entropies.grad_fn]
     while level:
         found += [node for node in level if node is not None and node.name() == "_HalfSquaresBackward"]
-        following = [after for node in level if node is not None and node not in found for after, _ in node.next_functions]
+        following = [
+            after for node in level if node is not None and node not in found for after, _ in node.next_functions
+        ]
         level = list(dict.fromkeys(following))
     return found
 

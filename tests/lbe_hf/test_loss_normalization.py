@@ -1,24 +1,176 @@
+"""What is corrected of the upstream normalization, and what equals Trainer to the bit."""
+
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import tiny
 import torch
-from tiny import bert, llama
+from tiny import InOrder, assert_same, bert, causal_rows, gradients_of_first_step, llama, token_rows
 from torch import Tensor, nn
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertForSequenceClassification,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Trainer,
+)
 
-from lbe_hf import LBETrainer
-from lbe_hf.loss_scale import ignores_num_items
+from lbe_hf import LBETrainer, LBETrainerMixin
+from lbe_hf.loss_normalization import ignores_num_items
+
+Make = Callable[..., Any]
 
 
-def test_which_losses_are_normalized_by_items(tmp_path: Any) -> None:
-    class Sub(type(llama())):  # type: ignore[misc]
+class Inner(PreTrainedModel):
+    """Hands the labels and the number of items on to a language model; has a `loss_fct` all the same."""
+
+    config_class = type(llama().config)
+    _supports_sdpa = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.inner = llama()
+        self.loss_fct = nn.CrossEntropyLoss()
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **kwargs: Any) -> Any:
+        return self.inner(input_ids, labels=labels, **kwargs)
+
+
+class Renamed(LlamaForCausalLM):
+    def forward(self, input_ids: Tensor, labels: Any = None, **kwargs: Any) -> Any:
+        logits = self.lm_head(self.model(input_ids).last_hidden_state)
+        targets = labels.clone()
+        return {"loss": self.loss_function(logits, targets, self.config.vocab_size, **kwargs), "logits": logits}
+
+
+class Hidden(Inner):
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+        return self.inner(input_ids, **kwargs)  # with the labels among them
+
+
+class Sub(LlamaForCausalLM):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+class Own(nn.Module):
+    def forward(self, x: Tensor, num_items_in_batch: Any = None, **kwargs: Any) -> Tensor:
+        return x.sum() / num_items_in_batch
+
+
+def test_which_losses_depend_on_the_number_of_items() -> None:
+    class SubBert(BertForSequenceClassification):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return super().forward(*args, **kwargs)
 
-    class Own(nn.Module):
-        def forward(self, x: Tensor, num_items_in_batch: Any = None, **kwargs: Any) -> Tensor:
-            return x.sum() / num_items_in_batch
-
-    for model in (llama(), Sub(llama().config), Own()):
+    config = llama().config
+    for model in (llama(), Sub(config), Own(), Inner(config), Renamed(config), Hidden(config)):
         assert not ignores_num_items(model)
-    assert ignores_num_items(bert())
-    assert LBETrainer(torch.compile(llama()), args=tiny.arguments(output_dir=str(tmp_path))).model_accepts_loss_kwargs
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    bart = BartForConditionalGeneration(
+        BartConfig(d_model=8, **heads, encoder_layers=1, decoder_layers=1, vocab_size=40)
+    )
+    for model in (bert(), SubBert(bert().config), bart):
+        assert ignores_num_items(model)
+
+
+class ByItems(Trainer):
+    """Computes its own loss, by the number of items that Trainer passes on."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"], reduction="sum") / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+
+class ByItemsLBE(LBETrainerMixin, ByItems):
+    pass
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("case", ["own compute_loss", "label smoothing", "inner model", "renamed labels"])
+def test_equals_trainer_bit_for_bit(make_trainer: Make, case: str, accumulation: int) -> None:
+    causal = case in ("inner model", "renamed labels")
+    rows = causal_rows(16) if causal else token_rows(16)
+    settings: dict[str, Any] = {"label_smoothing_factor": 0.1} if case == "label smoothing" else {}
+    results = []
+    for cls in (ByItems, ByItemsLBE) if case == "own compute_loss" else (Trainer, LBETrainer):
+        torch.manual_seed(0)
+        make_model = {"inner model": Inner, "renamed labels": Renamed}.get(case, lambda config: bert())
+        trainer = make_trainer(
+            cls, make_model(llama().config), rows, lbe_beta=0.0, max_steps=5, remove_unused_columns=False,
+            gradient_accumulation_steps=accumulation, **settings,
+        )  # fmt: skip
+        gradients = gradients_of_first_step(trainer)
+        logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        results.append((gradients, trainer.model.state_dict(), logged))
+    assert_same(results[0][0], results[1][0])
+    assert_same(results[0][1], results[1][1])
+    assert results[0][2] == results[1][2]
+
+
+def test_loss_of_a_classifier_is_the_mean_over_the_accumulated_batch(make_trainer: Make) -> None:
+    """As Trainer has it without accumulation, and does not have it with accumulation."""
+    rows, losses = token_rows(16), {}
+    for cls in (Trainer, LBETrainer):
+        for size, accumulation in ((16, 1), (4, 4)):
+            trainer = make_trainer(
+                cls, bert(), rows, lbe_beta=0.0, max_steps=1, per_device_train_batch_size=size,
+                gradient_accumulation_steps=accumulation,
+            )  # fmt: skip
+            trainer.train()
+            losses[cls, accumulation] = trainer.state.log_history[0]["loss"]
+    assert losses[LBETrainer, 1] == losses[Trainer, 1]
+    assert losses[LBETrainer, 4] == pytest.approx(losses[LBETrainer, 1], rel=1e-4)
+    assert losses[Trainer, 4] > 3 * losses[Trainer, 1]  # should this fail, the correction has nothing to do any more
+
+
+# ---- The additive form ---------------------------------------------------------------------------------------------
+
+
+def additive_gradient(model: Any, rows: list[dict[str, Tensor]], sizes: list[int], task: Tensor, beta: float) -> Any:
+    """Gradients of `task` plus the mean of the penalties over micro-batches of these sizes, by the formula."""
+    penalties, start = [], 0
+    for size in sizes:
+        part = tiny.batch(rows[start : start + size])
+        states = model(**part, output_hidden_states=True).hidden_states
+        entropies = [tiny.reference_entropy(state, part["attention_mask"]) for state in states]
+        penalties.append(tiny.reference_penalty(entropies, torch.full((len(states),), 0.5), 0.2, beta))
+        start += size
+    model.zero_grad()
+    (task + sum(penalties) / len(penalties)).backward()
+    return tiny.gradients(model)
+
+
+@pytest.mark.parametrize("case", ["classifier", "label smoothing", "language model", "compute_loss_func"])
+def test_additive_penalty_is_the_mean_over_micro_batches(make_trainer: Make, case: str) -> None:
+    rows = causal_rows(8) if case == "language model" else token_rows(8)
+    settings: dict[str, Any] = {"label_smoothing_factor": 0.1} if case == "label smoothing" else {}
+    extra: dict[str, Any] = {}
+    if case == "compute_loss_func":
+        extra["compute_loss_func"] = lambda outputs, labels, num_items_in_batch=None: (
+            nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+        )
+
+    def make_model() -> Any:
+        return llama() if case == "language model" else bert()
+
+    model, whole = make_model(), tiny.batch(rows)
+    outputs = model(**whole)
+    task = outputs.loss
+    if case == "label smoothing":
+        log_probabilities = nn.functional.log_softmax(outputs.logits, dim=-1)
+        task = 0.9 * task - 0.1 * log_probabilities.mean()
+    expected = additive_gradient(model, rows, [4, 4], task, beta=3.0)
+    trainer = make_trainer(
+        InOrder, make_model(), rows, extra, lbe_beta=3.0, lbe_form="additive", max_steps=1, max_grad_norm=0.0,
+        gradient_accumulation_steps=2, **settings,
+    )  # fmt: skip
+    assert_same(gradients_of_first_step(trainer), expected, rtol=1e-4, atol=1e-6)
+    line = trainer.state.log_history[0]
+    assert line["task_loss"] == pytest.approx(task.item(), rel=1e-4)
+    assert line["task_loss"] + line["lbe_loss"] == pytest.approx(line["loss"], rel=1e-4)

@@ -61,7 +61,8 @@ def test_what_the_card_says_is_what_was_used(make_trainer: Make) -> None:
     card = card_of(trainer)
     assert dict(row[:2] for row in table(card, "setting")) == {
         "lbe_beta": "0.5", "lbe_alpha": "0.3", "lbe_alpha_min": "0.1", "lbe_alpha_learning_rate": "that of the model",
-        "lbe_target_modules": modules.replace("|", r"\|"), "lbe_layers": "all", "lbe_samples": "sequence",
+        "lbe_form": "product",
+                "lbe_target_modules": modules.replace("|", r"\|"), "lbe_layers": "all", "lbe_samples": "sequence",
         "lbe_ignore_padding": "True",
     }  # fmt: skip
     last = [line for line in trainer.state.log_history if "loss" in line][-1]

@@ -1,66 +1,87 @@
 import pytest
 import torch
 
-from lbe_hf.monitor import EntropyMonitor, by_layer
+from lbe_hf.monitor import EntropyMonitor, Measurement, by_layer
 
 
-def add(monitor: EntropyMonitor, loss: float, penalty: float, entropies: list[float], measured: bool = True) -> None:
-    monitor.add(torch.tensor(loss), torch.tensor(penalty), torch.tensor(entropies), torch.tensor(measured))
+def add(monitor: EntropyMonitor, loss: float, lbe_loss: float, entropies: list[float], measured: bool = True) -> None:
+    measurement = Measurement(
+        penalty=torch.tensor(0.0),
+        entropies=torch.tensor(entropies),
+        measured=torch.tensor(measured),
+        reversing=torch.tensor(loss < 0),
+    )
+    monitor.add(torch.tensor(loss), torch.tensor(lbe_loss), measurement)
+
+
+def end_step(monitor: EntropyMonitor) -> None:
+    assert monitor.step is not None
+    monitor.end_step(monitor.step)
 
 
 def test_means_over_steps_and_micro_batches() -> None:
     monitor = EntropyMonitor()
     add(monitor, 1.1, 0.1, [0.2, 0.6])  # two micro-batches of one step, task losses 1 and 2
-    add(monitor, 2.4, 0.2, [0.4, 0.8])
-    monitor.end_step()
+    add(monitor, 2.4, 0.4, [0.4, 0.8])
+    end_step(monitor)
     add(monitor, 3.0, 0.0, [0.6, 1.0])
-    monitor.end_step()
-    logs = monitor.means(lambda sums: sums)
-    assert logs == pytest.approx(
-        {
-            "task_loss": 3.0,  # (1 + 2 + 3) / 2 steps
-            "lbe_loss": 0.25,
-            "unmeasured": 0.0,
-            "entropy_mean": 0.6,
-            "entropy_min": 0.4,
-            "entropy_last": 0.8,
-        }
-    )
-    assert monitor.entropies == pytest.approx([0.4, 0.8])
+    end_step(monitor)
+    means = monitor.since_last()
+    assert means is not None
+    assert (means.task_loss, means.lbe_loss) == pytest.approx((3.0, 0.25))  # (1 + 2 + 3) / 2 steps
+    assert (means.unmeasured, means.reversing) == (0.0, 0.0)
+    assert means.entropies == pytest.approx([0.4, 0.8])
+    assert monitor.last == means
 
 
 def test_unmeasured_batches_count_for_the_loss_alone() -> None:
     monitor = EntropyMonitor()
     add(monitor, 1.1, 0.1, [0.2, 0.6])
-    monitor.end_step()
-    add(monitor, 3.0, 0.0, [0.0, 0.0], measured=False)
-    monitor.end_step()
-    logs = monitor.means(lambda sums: sums)
-    assert logs["task_loss"] == pytest.approx(2.0)
-    assert logs["unmeasured"] == pytest.approx(0.5)
-    assert monitor.entropies == pytest.approx([0.2, 0.6])
+    end_step(monitor)
+    add(monitor, -3.0, 0.0, [0.0, 0.0], measured=False)
+    end_step(monitor)
+    means = monitor.since_last()
+    assert means is not None
+    assert means.task_loss == pytest.approx(-1.0)
+    assert (means.unmeasured, means.reversing) == (0.5, 0.5)
+    assert means.entropies == pytest.approx([0.2, 0.6])
 
 
 def test_empty_and_started_anew() -> None:
     monitor = EntropyMonitor()
-    assert monitor.means(lambda sums: sums) == {}
+    assert monitor.since_last() is None
+    assert monitor.over_run() is None
     add(monitor, 1.0, 0.0, [0.0], measured=False)
-    monitor.end_step()
-    logs = monitor.means(lambda sums: sums)
-    assert "entropy_mean" not in logs
-    assert monitor.entropies == []
-    assert monitor.means(lambda sums: sums) == {}
+    end_step(monitor)
+    means = monitor.since_last()
+    assert means is not None
+    assert means.entropies == []
+    assert monitor.since_last() is None
+    assert monitor.last == means
+
+
+def test_means_over_the_run_include_what_was_logged() -> None:
+    monitor = EntropyMonitor()
+    for loss in (1.0, 2.0, 6.0):
+        add(monitor, loss, 0.5, [loss])
+        end_step(monitor)
+        monitor.since_last()
+    means = monitor.over_run()
+    assert means is not None
+    assert (means.task_loss, means.lbe_loss, *means.entropies) == pytest.approx((2.5, 0.5, 3.0))
 
 
 def test_averages_over_processes() -> None:
     monitor = EntropyMonitor()
     add(monitor, 1.1, 0.1, [0.2])
-    monitor.end_step()
-    other = torch.tensor([3.0, 0.0, 0.0, 1.0, 0.0])  # a process whose batch could not be measured
-    logs = monitor.means(lambda sums: (sums + other) / 2)
-    assert logs["task_loss"] == pytest.approx(2.0)
-    assert logs["lbe_loss"] == pytest.approx(0.05)
-    assert monitor.entropies == pytest.approx([0.2])
+    other = torch.tensor([3.0, 0.0, 0.0, 0.0, 1.0, 0.0])  # a process whose batch could not be measured
+    assert monitor.step is not None
+    monitor.end_step((monitor.step + other) / 2)
+    means = monitor.since_last()
+    assert means is not None
+    assert means.task_loss == pytest.approx(2.0)
+    assert means.lbe_loss == pytest.approx(0.05)
+    assert means.entropies == pytest.approx([0.2])
 
 
 def test_layers_of_a_log_line_are_in_their_order_whatever_that_of_the_line() -> None:

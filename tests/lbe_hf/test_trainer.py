@@ -21,18 +21,18 @@ from transformers import (
 )
 
 from lbe_hf import LBETrainer, LBETrainerMixin
-from lbe_hf.activations import TargetModules
 from lbe_hf.entropy import _Plan
+from lbe_hf.target_modules import TargetModules
 
 Make = Callable[..., Any]
 
 
 class Requests:
-    """Counts how often a model's `forward` is asked for hidden states."""
+    """Counts how often the backbone of a classifier is called, and asked for hidden states."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.asked = self.calls = 0
-        model.register_forward_pre_hook(self._count, with_kwargs=True)
+        model.base_model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.calls += 1
@@ -50,12 +50,8 @@ def losses(trainer: Trainer) -> list[float]:
 def test_loss_and_gradients_are_the_formula(make_trainer: Make, beta: float) -> None:
     model, rows = bert(), token_rows(8)
     trainer = make_trainer(LBETrainer, model, rows, lbe_beta=beta, lbe_alpha=0.3)
-    model.train()
     inputs = batch(rows)
-    loss = trainer.compute_loss(model, inputs)
-    loss.backward()
-    ours = gradients(model)
-    alpha_gradient = trainer.lbe.alpha.grad
+    loss, ours, alpha_gradient = tiny.step(trainer, inputs)
     model.zero_grad()
     alpha = torch.full((4,), 0.3, dtype=torch.float64, requires_grad=True)
     expected, _ = reference_loss(model, inputs, alpha, beta)
@@ -67,20 +63,27 @@ def test_loss_and_gradients_are_the_formula(make_trainer: Make, beta: float) -> 
 
 
 def test_outputs_come_back_as_trainer_gives_them(make_trainer: Make) -> None:
-    model, rows = bert(), token_rows(8)
-    trainer = make_trainer(LBETrainer, model, rows)
-    model.train()
-    loss, outputs = trainer.compute_loss(model, batch(rows), return_outputs=True)
-    assert loss > outputs.loss
-    assert list(outputs) == ["loss", "logits"]
+    class Asking(Trainer):
+        outputs: Any = None
+
+        def compute_loss(self, model: Any, inputs: Any, **kwargs: Any) -> Any:
+            loss, self.outputs = super().compute_loss(model, inputs, **{**kwargs, "return_outputs": True})
+            return loss
+
+    class Both(LBETrainerMixin, Asking):
+        pass
+
+    trainer = make_trainer(Both, bert(), token_rows(8))
+    loss, _, _ = tiny.step(trainer, batch(token_rows(8)))
+    assert loss > trainer.outputs.loss
+    assert list(trainer.outputs) == ["loss", "logits"]
 
 
 def test_selected_layers_and_padding_kept(make_trainer: Make) -> None:
     model, rows = bert(), token_rows(8)
     trainer = make_trainer(LBETrainer, model, rows, lbe_beta=1.0, lbe_layers=[0, -1], lbe_ignore_padding=False)
-    model.train()
     inputs = batch(rows)
-    loss = trainer.compute_loss(model, inputs)
+    loss, _, _ = tiny.step(trainer, inputs)
     outputs = model(**inputs, output_hidden_states=True)
     entropies = [tiny.reference_entropy(outputs.hidden_states[index]) for index in (0, 3)]
     penalty = tiny.reference_penalty(entropies, torch.full((2,), 0.5), 0.2, beta=1.0)
@@ -186,13 +189,20 @@ def test_evaluation_between_steps(make_trainer: Make) -> None:
         ({"lbe_layers": [0, 4]}, "names layer 4, but there are 4 activations"),
         ({"lbe_layers": [2], "lbe_target_modules": ["pooler"]}, "names layer 2, but there are 1 activations"),
         ({"lbe_target_modules": ["poler"]}, "nearest names are .*bert.pooler"),
-        ({"per_device_train_batch_size": 1}, "lbe_samples='token'"),
     ],
 )
 def test_refused_at_construction(make_trainer: Make, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_trainer(LBETrainer, bert(), token_rows(8), **settings)
     make_trainer(LBETrainer, bert(), token_rows(8), **settings, lbe_beta=0.0)  # nothing to refuse
+
+
+def test_one_row_batches_are_refused_when_training_starts(make_trainer: Make) -> None:
+    rows = token_rows(8)
+    trainer = make_trainer(LBETrainer, bert(), rows, {"eval_dataset": rows}, per_device_train_batch_size=1)
+    assert "eval_loss" in trainer.evaluate()
+    with pytest.raises(ValueError, match="lbe_samples='token'"):
+        trainer.train()
 
 
 def test_one_row_batches_of_tokens(make_trainer: Make) -> None:
@@ -203,10 +213,10 @@ def test_one_row_batches_of_tokens(make_trainer: Make) -> None:
 
 def test_data_parallel_is_refused(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
-        make_trainer(LBETrainer, nn.DataParallel(bert()), token_rows(8))
+        make_trainer(LBETrainer, nn.DataParallel(bert()), token_rows(8)).train()
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
-        make_trainer(LBETrainer, bert(), token_rows(8))
+        make_trainer(LBETrainer, bert(), token_rows(8)).train()
 
 
 def test_fp16_of_deepspeed_is_refused(make_trainer: Make) -> None:
@@ -218,7 +228,7 @@ def test_fp16_of_deepspeed_is_refused(make_trainer: Make) -> None:
 
     try:
         with pytest.raises(ValueError, match=r"DeepSpeed scales the loss in fp16.*bf16"):
-            make_trainer(DeepSpeed, bert(), token_rows(8))
+            make_trainer(DeepSpeed, bert(), token_rows(8)).train()
     finally:
         AcceleratorState._reset_state()
 
@@ -304,20 +314,17 @@ class Convolution(nn.Module):
 def test_activations_of_another_length_are_measured_unmasked(make_trainer: Make, warnings_of: Any) -> None:
     rows, model = token_rows(8), Convolution()
     trainer = make_trainer(LBETrainer, model, rows, lbe_target_modules=["embed", "short"], lbe_beta=1.0)
-    model.train()
     inputs = batch(rows)
-    loss = trainer.compute_loss(model, inputs)
-    source = TargetModules(model, ["embed", "short"])
-    with source.listen(inputs):
+    loss, _, _ = tiny.step(trainer, inputs)
+    with TargetModules(model, ["embed", "short"]).listen() as recording:
         task_loss, _ = model(**inputs)
-    embedded, shortened = (activation.value for activation in source.collect(None, inputs))
+    embedded, shortened = (activation.value for activation in recording.passes[0])
     entropies = [
         tiny.reference_entropy(embedded, inputs["attention_mask"]),
         tiny.reference_entropy(shortened),
     ]
     penalty = tiny.reference_penalty(entropies, torch.full((2,), 0.5), 0.2, beta=1.0)
     assert loss.item() == pytest.approx((task_loss * (1 + penalty)).item(), rel=1e-6)
-    trainer.train()
     assert len([text for text in warnings_of() if "padding mask does not have the length" in text]) == 1
 
 
@@ -336,7 +343,7 @@ def test_frozen_layers_are_named(make_trainer: Make, warnings_of: Any) -> None:
     for parameter in model.bert.embeddings.parameters():
         parameter.requires_grad_(False)
     make_trainer(LBETrainer, model, token_rows(8)).train()
-    (text,) = [text for text in warnings_of() if "have no gradient" in text]
+    (text,) = [text for text in warnings_of() if "cannot train these layers" in text]
     assert text.endswith(": hidden_states[0].")
 
 

@@ -13,6 +13,7 @@ SETTINGS = {
     "lbe_alpha": 0.3,
     "lbe_alpha_min": 0.1,
     "lbe_alpha_learning_rate": 0.01,
+    "lbe_form": "additive",
     "lbe_target_modules": ["output.dense", "pooler"],
     "lbe_layers": [0, -1],
     "lbe_samples": "token",
@@ -30,7 +31,7 @@ def settings_of(args: LBEArguments) -> dict[str, Any]:
 def test_parsed_from_the_command_line(cls: Any, tmp_path: Path) -> None:
     line = (
         f"--output_dir {tmp_path} --lbe_beta 0.05 --lbe_alpha 0.3 --lbe_alpha_min 0.1 --lbe_alpha_learning_rate 0.01 "
-        "--lbe_layers 0 -1 --lbe_samples token --lbe_ignore_padding false --lbe_sync_batch "
+        "--lbe_form additive --lbe_layers 0 -1 --lbe_samples token --lbe_ignore_padding false --lbe_sync_batch "
         "--lbe_log_entropy"
     )
     modules = ["--lbe_target_modules", '["output.dense", "pooler"]']
@@ -55,6 +56,7 @@ def test_defaults_and_help_texts() -> None:
         "lbe_alpha": 0.5,
         "lbe_alpha_min": 0.2,
         "lbe_alpha_learning_rate": None,
+        "lbe_form": "product",
         "lbe_target_modules": None,
         "lbe_layers": None,
         "lbe_samples": "sequence",
@@ -92,6 +94,10 @@ def test_integers_are_made_floats() -> None:
         ({"lbe_beta": -0.01}, "lbe_beta must be zero or positive"),
         ({"lbe_alpha_min": -0.2}, "lbe_alpha_min must be zero or positive"),
         ({"lbe_alpha_learning_rate": -1.0}, "lbe_alpha_learning_rate must be zero or positive"),
+        ({"lbe_alpha_learning_rate": float("nan")}, "lbe_alpha_learning_rate must be zero or positive, not nan"),
+        ({"lbe_alpha_learning_rate": float("inf")}, "lbe_alpha_learning_rate must be zero or positive, not inf"),
+        ({"lbe_alpha": 0.1}, "lbe_alpha must be at least alpha_min, 0.2, not 0.1"),
+        ({"lbe_form": "sum"}, "lbe_form must be one of"),
         ({"lbe_samples": "row"}, "lbe_samples must be one of"),
         ({"lbe_layers": []}, "lbe_layers must be a list of at least one index"),
         ({"lbe_layers": 3}, "lbe_layers must be a list of at least one index"),

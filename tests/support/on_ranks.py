@@ -4,7 +4,6 @@ import os
 from typing import Any
 
 import tiny
-import torch
 import torch.distributed as dist
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor

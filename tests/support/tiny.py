@@ -148,6 +148,18 @@ class KeepGradients(TrainerCallback):
         self.steps.append(gradients(model))
 
 
+def step(trainer: LBETrainer, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Loss and gradients of a training step on this batch, without a training loop, and the gradient of alpha."""
+    seen: list[Tensor] = []
+    hook = trainer._lbe_targets.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(trainer.lbe.alpha.grad.clone())
+    )
+    trainer.model.zero_grad()
+    loss = trainer.training_step(trainer.model, dict(inputs))
+    hook.remove()
+    return loss, gradients(trainer.model), seen[0]
+
+
 def gradients_of_first_step(trainer: Trainer) -> dict[str, Tensor]:
     keeper = KeepGradients()
     trainer.add_callback(keeper)
@@ -162,12 +174,12 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], **tolerance: 
         torch.testing.assert_close(left[name], right[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
 
 
-def save_encoder(folder: Path) -> None:
+def save_encoder(folder: Path, **config: Any) -> None:
     """A BERT of two layers with a tokenizer that knows letters, as files; it loads in no time and learns nothing."""
     letters = [*string.ascii_lowercase, *".,?!'"]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     BertTokenizerFast(vocab=vocabulary, model_max_length=128).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokens), **{**SHAPE, "num_hidden_layers": 2}, initializer_range=0.3)
-    BertForSequenceClassification(config).save_pretrained(folder)
+    shape = {**SHAPE, "num_hidden_layers": 2, "initializer_range": 0.3, **config}
+    BertForSequenceClassification(BertConfig(vocab_size=len(tokens), **shape)).save_pretrained(folder)

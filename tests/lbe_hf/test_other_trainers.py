@@ -1,0 +1,119 @@
+"""The penalty in the trainers of other libraries, each run as its users run it."""
+
+from pathlib import Path
+from typing import Any
+
+import others
+import pytest
+import tiny
+import torch
+from others import CASES
+from tiny import assert_same, gradients_of_first_step
+from torch import Tensor
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),  # TRL's and sentence-transformers'
+    pytest.mark.filterwarnings("ignore:.*processing_class:FutureWarning"),
+]
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> others.Case:
+    return CASES[request.param]
+
+
+class FirstBatch:
+    """What the first call of `compute_loss` is given, as it was before the call."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.inputs: dict[str, Any] = {}
+        compute_loss = trainer.compute_loss
+
+        def keep(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            self.inputs = self.inputs or {
+                key: value.clone() if isinstance(value, Tensor) else value for key, value in inputs.items()
+            }
+            return compute_loss(model, inputs, *args, **kwargs)
+
+        trainer.compute_loss = keep
+
+
+def count_forward_passes(trainer: Any) -> list[None]:
+    """Grows with each forward pass of the trained model, by what looks up its tokens first."""
+    passes: list[None] = []
+    transformer = next(module for module in trainer.model.modules() if hasattr(module, "get_input_embeddings"))
+    encoder = getattr(transformer, "encoder", transformer)  # of T5, whose decoder looks up tokens too
+    (encoder if hasattr(encoder, "block") else transformer.get_input_embeddings()).register_forward_pre_hook(
+        lambda *_: passes.append(None)
+    )
+    return passes
+
+
+def weights(trainer: Any) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def test_beta_zero_is_the_trainer_alone_and_beta_matters(case: others.Case, tmp_path: Path) -> None:
+    results: list[Any] = []
+    for regularized, beta in ((False, 0.0), (True, 0.0), (True, 1.0)):
+        trainer = case.trainer(tmp_path, regularized, lbe_beta=beta, max_steps=5)
+        passes = count_forward_passes(trainer)
+        trainer.train()
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        results.append((weights(trainer), losses, len(passes)))
+    assert_same(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+    assert results[0][2] == results[1][2] == results[2][2] >= 5
+    assert any(not torch.equal(results[1][0][name], tensor) for name, tensor in results[2][0].items())
+
+
+def test_gradient_of_the_first_step_is_that_of_the_formula(case: others.Case, tmp_path: Path) -> None:
+    dropout = {"model": tiny.bert()} if case.arguments is others.LBETrainingArguments else {}
+    made = {**case.make(tmp_path), **dropout}
+    for module in made["model"].modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    case = others.Case(case.regularized, case.arguments, lambda folder: made, case.by_hand)
+    trainer = case.trainer(tmp_path, lbe_beta=1.0, lbe_alpha=0.9, max_steps=1, learning_rate=0.0)
+    first = FirstBatch(trainer)
+    ours = gradients_of_first_step(trainer)
+    trainer.model.zero_grad()
+    task_loss, passes = case.by_hand(trainer, first.inputs)
+    by_layer: dict[Any, list[Tensor]] = {}
+    side_by_side = len(passes) > 1 and passes[0][0][0].shape == passes[1][0][0].shape and "label" in first.inputs
+    for number, (states, mask) in enumerate(passes):
+        for layer, state in enumerate(states):
+            key = layer if side_by_side or "first_input_ids" in first.inputs else (number, layer)
+            by_layer.setdefault(key, []).append(tiny.reference_entropy(state, mask))
+    entropies = [sum(found) / len(found) for found in by_layer.values()]
+    penalty = tiny.reference_penalty(entropies, torch.full((len(entropies),), 0.9), 0.2, beta=1.0)
+    (task_loss * (1 + penalty)).backward()
+    expected = tiny.gradients(trainer.model)
+    largest = max(gradient.abs().max().item() for gradient in expected.values())
+    assert_same(ours, expected, rtol=1e-3, atol=1e-5 * largest)
+    line = trainer.state.log_history[0]
+    assert line["task_loss"] == pytest.approx(task_loss.item(), rel=1e-4)
+    assert line["lbe_loss"] == pytest.approx((task_loss * penalty).item(), rel=1e-3)
+
+
+def test_resumed_in_the_middle_ends_bit_for_bit_as_left_alone(case: others.Case, tmp_path: Path) -> None:
+    settings = {"lbe_beta": 1.0, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
+    whole = case.trainer(tmp_path, **settings)
+    whole.train()
+    resumed = case.trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert resumed.state.global_step == 6
+    assert_same(weights(whole), weights(resumed))
+    assert torch.equal(whole.lbe.alpha, resumed.lbe.alpha)
+    assert not torch.equal(whole.lbe.alpha, torch.full_like(whole.lbe.alpha, 0.5))
+
+
+def test_card_has_the_section(case: others.Case, tmp_path: Path) -> None:
+    trainer = case.trainer(tmp_path, lbe_beta=1.0, lbe_log_entropy=True, save_strategy="steps", save_steps=2)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert text.count("## Layerwise batch-entropy regularization") == 1
+    assert "| `lbe_beta` | 1.0 |" in text
+    assert len(list((tmp_path / "run").glob("README*"))) == 1
