@@ -1,4 +1,4 @@
-"""Fine-tune one encoder on one GLUE task with `LBETrainer`: `python -m glue_runs.finetune --help`."""
+"""Fine-tune one encoder on one GLUE task with `GlueTrainer`: `python -m glue_runs.finetune --help`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, TrainerCallback, TrainerState, set_seed
 
-from lbe_hf import LBETrainer
-
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, parse
 from .card import write_card
 from .data import load_official, split, tokenize
@@ -22,6 +20,7 @@ from .push import PushArguments, hub_is_ready, push_or_say_why
 from .redaction import redact
 from .result import RESULT_NAME, environment, history, peak_memory_mib, reset_peak_memory, write_json
 from .tasks import InputError, Task, get_task
+from .trainer import GlueTrainer
 
 
 class LogAtEpochEnd(TrainerCallback):
@@ -43,7 +42,7 @@ def tokenized_rows(
 
 def prepare(
     model_args: ModelArguments, data_args: DataArguments, args: FinetuneArguments
-) -> tuple[LBETrainer, DatasetDict]:
+) -> tuple[GlueTrainer, DatasetDict]:
     """Everything up to the first training step: the trainer, and the tokenized rows by split, as `data.split` says.
 
     Raises:
@@ -66,7 +65,7 @@ def prepare(
     tokenizer = load_tokenizer(model_name)
     set_seed(args.seed)  # the classification head is drawn here
     model = load_model(model_name, task)
-    trainer = LBETrainer(
+    trainer = GlueTrainer(
         model=model,
         args=args,
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -91,7 +90,7 @@ def last_checkpoint(output_dir: str) -> str | None:
     return None
 
 
-def run(trainer: LBETrainer, splits: DatasetDict, task: Task) -> dict[str, Any]:
+def run(trainer: GlueTrainer, splits: DatasetDict, task: Task) -> dict[str, Any]:
     """Train, save the model, evaluate it on each split but `train`, and return the record of it.
 
     The record has `metrics` by split, the `history` of training, `seconds` and `examples_per_second` of training
@@ -116,7 +115,7 @@ def run(trainer: LBETrainer, splits: DatasetDict, task: Task) -> dict[str, Any]:
     }
 
 
-def _evaluate(trainer: LBETrainer, rows: Dataset, split: str, task: Task) -> dict[str, float]:
+def _evaluate(trainer: GlueTrainer, rows: Dataset, split: str, task: Task) -> dict[str, float]:
     values = trainer.evaluate(rows, metric_key_prefix=split)
     return {name: values[f"{split}_{name}"] for name in ("loss", *task.scores)}
 

@@ -26,7 +26,7 @@ from .reporting import Reporter
 from .signatures import show_own_parameters
 from .target_modules import TargetModules
 from .targets import TARGETS_NAME, LearnableTargets
-from .training_args import LBEArguments, without_tokens
+from .training_args import LBEArguments, tokens_left_out
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -296,13 +296,14 @@ class LBETrainerMixin(_Base):
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         card = LBECard(Path(output_dir or str(self.args.output_dir)))
-        original, self.args = self.args, without_tokens(self.args)  # the trainer writes them to disk
-        try:
+        with tokens_left_out():
             super()._save(output_dir, *args, **kwargs)
-        finally:
-            self.args = original
         # PEFT and sentence-transformers write a card whenever a model is saved.
         card.complete_if_written(self._lbe_summary)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        with tokens_left_out():
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The trainer's card, and below it how the model was regularized; arguments are those of the trainer.

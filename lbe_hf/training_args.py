@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from .entropy import Samples
 from .regularizer import Form, check_settings
+
+_TOKENS = {"hub_token", "push_to_hub_token"}
+_without_tokens = ContextVar("_without_tokens", default=False)
+
+
+@contextmanager
+def tokens_left_out() -> Iterator[None]:
+    """Context in which arguments are pickled without tokens of the Hub: `training_args.bin` is pushed with a model."""
+    reset = _without_tokens.set(True)
+    try:
+        yield
+    finally:
+        _without_tokens.reset(reset)
 
 
 @dataclass
@@ -110,6 +125,10 @@ class LBEArguments:
         if other is not None:
             other()
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self)}
+        return {**state, **dict.fromkeys(_TOKENS & state.keys())} if _without_tokens.get() else state
+
     def check_lbe(self) -> None:
         """Raise a ValueError that names the first setting outside its range."""
         try:
@@ -135,15 +154,6 @@ class LBEArguments:
                     f"lbe_target_modules={self.lbe_target_modules!r} is not a regular expression ({error}): "
                     "mend it, or give a list of names."
                 ) from None
-
-
-def without_tokens(args: TrainingArguments) -> TrainingArguments:
-    """A copy of the arguments that holds no token of the Hub, to be written to disk."""
-    args = copy.copy(args)
-    for name in ("hub_token", "push_to_hub_token"):
-        if hasattr(args, name):
-            setattr(args, name, None)
-    return args
 
 
 @dataclass

@@ -1,7 +1,10 @@
-"""What Trainer's own ways of pushing send to the Hub, and what is said when they fail."""
+"""What Trainer's own ways of pushing send to the Hub."""
 
+import copy
 import io
+import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +14,19 @@ from hub_client import Ended, run_script, token_leaks
 from hub_server import TOKEN, Hub, serve
 from safetensors.torch import load
 from tiny import bert, token_rows
-from transformers import Trainer
 
-from lbe_hf import LBETrainer
-from lbe_hf.pushing import nested_checkpoint
+from lbe_hf import LBETrainer, LBETrainingArguments
 from lbe_hf.targets import TARGETS_NAME
 
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 
 SCRIPT = """
 import sys
+from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 token = sys.argv[2]
 import tiny
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from lbe_hf import LBETrainer
 
 class Wait(TrainerCallback):
@@ -33,12 +35,12 @@ class Wait(TrainerCallback):
         if args.push_to_hub:
             self.trainer._finish_current_push()
 
-def trainer(name, **arguments):
+def trainer(name, kind=LBETrainer, **arguments):
     arguments = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "hub_always_push": True, **arguments}
     hub = {"push_to_hub": True, "hub_model_id": name, "hub_token": token}
     args = tiny.arguments(output_dir=name.split("/")[1], lbe_beta=0.5, **{**hub, **arguments})
     wait = Wait()
-    wait.trainer = LBETrainer(tiny.bert(), args=args, train_dataset=tiny.token_rows(16), callbacks=[wait])
+    wait.trainer = kind(tiny.bert(), args=args, train_dataset=tiny.token_rows(16), callbacks=[wait])
     return wait.trainer
 
 def fail(expected, action, *arguments, **named):
@@ -59,10 +61,14 @@ saved.save_model()
 later = trainer("me/later", push_to_hub=False, hub_token=None)
 later.train()
 later.push_to_hub(token=token, tags=["mine"], blocking=False).result()
-full = trainer("me/full")
-full.train()
-print("trained:", full.state.global_step)
-fail("full", full.push_to_hub)
+for kind in (LBETrainer, Trainer):
+    name = "me/nested-" + kind.__name__
+    nested = trainer(name, kind, push_to_hub=False, hub_token=None)
+    nested.train()
+    other = Path(name.split("/")[1], "trial", "checkpoint-5")
+    other.mkdir(parents=True)
+    (other / "optimizer.pt").write_text("of another run")
+    nested.push_to_hub(token=token)
 fail("unknown", trainer, "me/unknown", hub_token="hf_" + "Wrong" * 6)
 fail("forbidden", trainer, "you/forbidden")
 """
@@ -72,7 +78,6 @@ fail("forbidden", trainer, "you/forbidden")
 def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path, Ended]]:
     folder = tmp_path_factory.mktemp("pushed")
     with serve() as hub:
-        hub.fail_with = {"me/full/commit/": 500}
         ended = run_script(hub, folder, SCRIPT, str(Path(__file__).parents[1] / "support"), TOKEN)
         assert ended.code == 0, ended.stderr
         yield hub, folder, ended
@@ -109,43 +114,44 @@ def test_save_model_and_push_to_hub_push(pushed: tuple[Hub, Path, Ended]) -> Non
     assert 'from_pretrained("me/later")' in card
 
 
-def test_failures(pushed: tuple[Hub, Path, Ended]) -> None:
+def test_what_trainer_pushes_is_pushed(pushed: tuple[Hub, Path, Ended]) -> None:
+    """A folder of another run inside the output folder, too."""
+    ours, theirs = (set(pushed[0].repos[f"me/nested-{kind}"].files) for kind in ("LBETrainer", "Trainer"))
+    assert "trial/checkpoint-5/optimizer.pt" in theirs
+    assert ours - theirs == {"lbe_entropy.png"}
+    assert theirs <= ours
+
+
+def test_failures_are_trainers(pushed: tuple[Hub, Path, Ended]) -> None:
     hub, folder, ended = pushed
-    assert "trained: 4" in ended.stdout
-    assert ended.stderr.count("A push to the Hub failed in the background, training goes on: Server error '500") == 2
-    assert "full: HfHubHTTPError: Server error '500" in ended.stdout
-    remedy = "push it later with trainer.push_to_hub() or `hf upload me/full full . --exclude 'checkpoint-*'`."
-    assert f"The model is saved in full: {remedy}" in ended.stderr
-    assert (folder / "full" / "model.safetensors").is_file()
     assert "unknown: HfHubHTTPError: Client error '401 Unauthorized'" in ended.stdout
     assert "forbidden: HfHubHTTPError: 403 Forbidden" in ended.stdout
     assert token_leaks(hub, folder, ended.stdout, ended.stderr) == []
 
 
-def test_pickled_arguments_carry_no_token(make_trainer: Callable[..., Any]) -> None:
+def test_saved_arguments_carry_no_token_and_copies_keep_all(make_trainer: Callable[..., Any]) -> None:
     trainer = make_trainer(LBETrainer, bert(), token_rows(8), hub_token=TOKEN, lbe_beta=0.3)
     trainer.save_model()
     saved = Path(trainer.args.output_dir, "training_args.bin").read_bytes()
     assert TOKEN.encode() not in saved
     loaded = torch.load(io.BytesIO(saved), weights_only=False)
     assert (loaded.lbe_beta, loaded.hub_token) == (0.3, None)
-    assert trainer.args.hub_token == TOKEN
+    for kept in (trainer.args, copy.copy(trainer.args), copy.deepcopy(trainer.args)):
+        assert kept.hub_token == TOKEN
+    assert pickle.loads(pickle.dumps(trainer.args)).hub_token == TOKEN
 
 
-def test_checkpoints_of_other_runs_are_not_pushed(
-    make_trainer: Callable[..., Trainer], tmp_path: Path, warnings_of: Any
-) -> None:
-    for own in ("checkpoint-5/checkpoint-1", "_hidden/checkpoint-1", "logs"):
-        (tmp_path / "run" / own).mkdir(parents=True)
-    assert nested_checkpoint(tmp_path / "run") is None
-    (tmp_path / "run" / "trial" / "run-0" / "checkpoint-5").mkdir(parents=True)
-    trainer = make_trainer(LBETrainer, bert(), token_rows(8))
-    with pytest.raises(ValueError, match=r"run-0/checkpoint-5 would be pushed .* an output_dir of its own"):
-        trainer.push_to_hub()
-    for _ in range(2):
-        trainer._push_from_checkpoint(str(tmp_path / "run" / "checkpoint-5"))
-    (warning,) = [text for text in warnings_of() if "Nothing is pushed" in text]
-    assert "run-0/checkpoint-5 would go with it" in warning
+@dataclass
+class WithTokens(LBETrainingArguments):
+    eos_token: str = "<eos>"
+
+
+def test_only_tokens_of_the_hub_are_left_out(make_trainer: Callable[..., Any]) -> None:
+    """TRL's configurations have an eos_token and a pad_token."""
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8), cls=WithTokens, hub_token=TOKEN)
+    trainer.save_model()
+    loaded = torch.load(Path(trainer.args.output_dir, "training_args.bin"), weights_only=False)
+    assert (loaded.eos_token, loaded.hub_token) == ("<eos>", None)
 
 
 def test_the_trap_for_the_token_works(hub: Hub, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""`LBETrainer` with pushes to the Hub that hold one run and report what went wrong."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
+
+from lbe_hf import LBETrainer
+
+logger = logging.get_logger(__name__)
+
+
+class GlueTrainer(LBETrainer):
+    """`LBETrainer` that pushes one run and reports what went wrong."""
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.push_to_hub`.
+
+        Raises:
+            ValueError: the output folder holds those of other runs, whose checkpoints would be pushed, too.
+        """
+        nested = nested_checkpoint(Path(str(self.args.output_dir)))
+        if nested is not None:
+            raise ValueError(f"{nested} would be pushed with the model: give each run an output_dir of its own.")
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except Exception:
+            folder, repo = self.args.output_dir, self.hub_model_id or "REPO"
+            logger.error(
+                f"The push to the Hub failed. The model is saved in {folder}: push it later with "
+                f"trainer.push_to_hub() or `hf upload {repo} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*'`."
+            )
+            raise
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        report_failed_pushes(getattr(self, "push_in_progress", None))
+        nested = nested_checkpoint(Path(str(self.args.output_dir)))
+        if nested is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+        else:
+            logger.warning_once(
+                f"Nothing is pushed: {nested} would go with it. Give each run an output_dir of its own."
+            )
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        report_failed_pushes(getattr(self, "push_in_progress", None))
+
+
+def report_failed_pushes(push: PushInProgress | None) -> None:
+    """Warn of each push in the background that failed, once: Trainer asks only whether they are over."""
+    if push is None:
+        return
+    jobs: list[Future[Any]] = push.jobs  # type: ignore[assignment]
+    over = [job for job in jobs if job.done()]
+    push.jobs = [job for job in jobs if job not in over]
+    for job in over:
+        error = None if job.cancelled() else job.exception()
+        if error is not None:
+            reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+            logger.warning(f"A push to the Hub failed in the background, training goes on: {reason}")
+
+
+def nested_checkpoint(output_dir: Path) -> Path | None:
+    """A checkpoint of another run inside `output_dir`, which Trainer would push: it leaves out those of its own."""
+    own = f"{PREFIX_CHECKPOINT_DIR}-*"
+    folders = (path for path in output_dir.glob("*/") if not path.match(own) and not path.name.startswith("_"))
+    return next((nested for folder in folders for nested in folder.rglob(own) if nested.is_dir()), None)
