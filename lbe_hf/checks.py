@@ -37,13 +37,13 @@ def check_training(trainer: Trainer, settings: LBEArguments, *, synced: bool) ->
             "One row has no variance over rows: use lbe_samples='token' with per_device_train_batch_size=1, "
             "or a larger batch."
         )
-    for loss in _losses(getattr(trainer, "loss", None)):
-        name = type(loss).__name__
-        if getattr(loss, "uses_gradient_cache", name.startswith("Cached")):
-            raise ValueError(
-                f"{name} computes the embeddings without gradient and again inside backward, where the penalty cannot "
-                f"be added: use {name.removeprefix('Cached')} instead, with smaller batches."
-            )
+    cached = [type(loss).__name__ for loss in _losses(getattr(trainer, "loss", None))]
+    cached = [name for name in cached if name.startswith("Cached")]
+    if cached:
+        raise ValueError(
+            f"{cached[0]} computes the embeddings without gradient and again inside backward, where the penalty "
+            f"cannot be added: use {cached[0].removeprefix('Cached')} instead, with smaller batches."
+        )
 
 
 def _losses(loss: Any) -> Iterator[nn.Module]:

@@ -6,6 +6,7 @@ from tiny import batch, bert, llama, token_rows
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
+from lbe_hf import LBETrainer
 from lbe_hf.activations import Recording
 from lbe_hf.hidden_states import HiddenStates
 from lbe_hf.target_modules import TargetModules
@@ -247,6 +248,22 @@ def test_decoder_mask_is_taken_before_the_labels() -> None:
     assert recording.unreadable_mask is None
     assert recording.padding_masks({"attention_mask": {"full": mask}}.get) == (None, None)
     assert recording.unreadable_mask == "dict"
+
+
+def test_output_that_is_changed_in_place_is_refused(make_trainer: Any) -> None:
+    class Residual(nn.Module):
+        def __init__(self, inplace: bool) -> None:
+            super().__init__()
+            self.layer, self.activation = nn.Linear(3, 3), nn.ReLU(inplace=inplace)
+
+        def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor]:
+            return ((self.activation(self.layer(x)) - labels.unsqueeze(1)).square().mean(),)
+
+    rows = [{"x": torch.randn(3), "labels": torch.rand(())} for _ in range(8)]
+    with pytest.raises(ValueError, match=r"output of layer was changed in place .* ReLU\(inplace=True\)"):
+        make_trainer(LBETrainer, Residual(inplace=True), rows, lbe_target_modules=["layer"]).train()
+    make_trainer(LBETrainer, Residual(inplace=True), rows, lbe_target_modules=["activation"]).train()
+    make_trainer(LBETrainer, Residual(inplace=False), rows, lbe_target_modules=["layer"]).train()
 
 
 def test_a_pooled_output_is_not_masked() -> None:

@@ -9,7 +9,7 @@ from tiny import reference_entropy
 from torch import Tensor
 
 from lbe_hf import batch_entropies, batch_entropy
-from lbe_hf.entropy import measure_entropies
+from lbe_hf.entropy import measure_entropies, real_tokens
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(32, 20, 48), (300, 5, 8), (2, 9, 33), (16, 3, 4, 5), (8, 17)]
@@ -73,7 +73,59 @@ def test_gradcheck() -> None:
     x = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]])
     for samples in ("sequence", "token"):
-        assert torch.autograd.gradcheck(lambda x, s=samples: batch_entropy(x, mask, s), (x,))
+        for used in (None, mask):
+            assert torch.autograd.gradcheck(
+                lambda x, s=samples, m=used: batch_entropy(x, m, s), (x,), atol=1e-8, rtol=1e-6
+            )
+
+
+def test_float64_is_exact() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(7, 5, 3, dtype=torch.float64).requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    for samples in ("sequence", "token"):
+        for mask in (None, prefix_mask(7, 5), holes_mask(7, 5)):
+            ours = batch_entropy(x, mask, samples)  # type: ignore[arg-type]
+            expected = reference_entropy(y, mask, samples)
+            torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+            gradients = torch.autograd.grad(ours, x), torch.autograd.grad(expected, y)
+            torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("held_dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("samples", ["sequence", "token"])
+def test_deviations_held_in_a_narrower_type_round_the_gradient_to_it(held_dtype: torch.dtype, samples: Any) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(16, 10, 12) + 1000 * torch.randn(10, 12)).requires_grad_()
+    mask = prefix_mask(16, 10)
+    results = [measure_entropies([x], [mask], samples, held_dtype=dtype)[0] for dtype in (None, held_dtype)]
+    assert torch.equal(*results)
+    exact, ours = (torch.autograd.grad(entropy.sum(), x)[0] for entropy in results)
+    assert ((ours - exact).abs() <= torch.finfo(held_dtype).eps * exact.abs() + 1e-12).all()
+    assert not torch.equal(exact, ours)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        measure_entropies([x], [mask], samples, held_dtype=held_dtype)
+    assert x.data_ptr() not in [tensor.data_ptr() for tensor in saved]
+    assert [tensor.dtype for tensor in saved if tensor.shape == x.shape] == [held_dtype]
+
+
+def test_masks_of_every_kind_select_the_same_tokens() -> None:
+    torch.manual_seed(0)
+    mask, x = prefix_mask(6, 5), torch.randn(6, 5, 3)
+    lowest = torch.finfo(torch.float32).min
+    additive = torch.zeros(6, 5).masked_fill(mask == 0, -torch.inf)
+    queries = mask[:, None, :] * mask[:, :, None]
+    causal = queries * torch.ones(5, 5, dtype=torch.long).tril()
+    masks = [mask, mask.bool(), mask.float(), additive, additive.clamp(min=lowest), queries, queries[:, None].bool()]
+    masks += [torch.zeros(6, 1, 5, 5).masked_fill(causal[:, None] == 0, lowest)]
+    for other in masks:
+        assert torch.equal(real_tokens(other), mask.bool())
+        assert batch_entropy(x, other) == batch_entropy(x, mask)
+    assert real_tokens(torch.zeros(2, 3)).all()  # added to attention scores, it hides nothing
+    assert not real_tokens(torch.zeros(2, 3, dtype=torch.long)).any()
+    with pytest.raises(ValueError, match="attention mask must be"):
+        real_tokens(torch.ones(5))
 
 
 @pytest.mark.parametrize("samples", ["sequence", "token"])
@@ -221,6 +273,8 @@ def test_refuses_units_without_two_samples(x: Tensor, mask: Tensor | None, sampl
         (torch.randn(4, 5, 3), torch.ones(4, 6), "sequence", "attention mask has shape"),
         (torch.randn(4, 5, 3), None, "row", "samples must be one of"),
         (torch.randn(4), None, "sequence", "shape"),
+        (torch.randn(4, 5, 0), None, "sequence", "with features"),
+        (torch.randn(4, 0), None, "token", "with features"),
         (torch.ones(4, 5, dtype=torch.long), None, "sequence", "floating point"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import assert_same, bert, token_rows
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, TrainerCallback
@@ -122,6 +122,42 @@ def test_checkpoint_of_other_layers_is_refused(make_trainer: Make, tmp_path: Pat
     trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, lbe_layers=[0, -1])
     with pytest.raises(ValueError, match="4 layers have targets, but this batch gave 2 activations"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+
+
+def test_checkpoint_of_other_layers_of_the_same_number_is_refused(make_trainer: Make, tmp_path: Path) -> None:
+    make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, lbe_layers=[0, 1]).train()
+    trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, lbe_layers=[1, 2])
+    message = r"missing: hidden_states\[0\]; without a target: hidden_states\[2\]"
+    with pytest.raises(ValueError, match=message):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    same = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, lbe_layers=[-4, -3])
+    same.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+
+
+def test_checkpoint_of_an_older_version_has_no_names(make_trainer: Make, tmp_path: Path) -> None:
+    whole = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
+    whole.train()
+    path = tmp_path / "run" / "checkpoint-4" / TARGETS_NAME
+    save_file(load_file(path), path)
+    resumed = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
+    resumed.train(resume_from_checkpoint=str(path.parent))
+    assert_same(state(resumed), state(whole))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", TARGETS_NAME])
+def test_a_file_that_is_missing_from_a_checkpoint_is_named(
+    make_trainer: Make, tmp_path: Path, warnings_of: Any, name: str
+) -> None:
+    make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS).train()
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert not [text for text in warnings_of() if "without the interruption" in text]
+    (checkpoint / name).unlink()
+    trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    (warning,) = [text for text in warnings_of() if "without the interruption" in text]
+    assert f"{checkpoint} has no {name}: " in warning
 
 
 @pytest.mark.parametrize("save_only_model", [False, True])

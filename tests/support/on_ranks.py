@@ -142,6 +142,25 @@ def train(
     }
 
 
+class LogOnFirst(TrainerCallback):
+    """Logs a loss on the first rank alone, before each step, as a callback of a user may."""
+
+    trainer: Any
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.trainer.log({"loss": 0.0})
+
+
+def log_on_the_first_rank(rows: list[dict[str, Tensor]], output_dir: str) -> list[dict[str, float]]:
+    """What was logged while the first rank logged a line more before each step."""
+    callback = LogOnFirst()
+    args = tiny.arguments(output_dir=output_dir, lbe_beta=0.7, max_steps=4, logging_steps=4)
+    callback.trainer = tiny.InOrder(tiny.bert(), args=args, train_dataset=rows, callbacks=[callback])
+    callback.trainer.train()
+    return [line for line in callback.trainer.state.log_history if "loss" in line]
+
+
 def hidden_states_of_sharded(*wrapped: str) -> list[Tensor]:
     """Hidden states of a model of which FSDP2 shards these modules by themselves, and the whole."""
     model, inputs = tiny.bert(), tiny.batch(tiny.token_rows(4))
