@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from .activations import Activation
 from .gradients import train_nothing
+from .targets import TARGETS_NAME
 from .training_args import LBEArguments
 
 UNMEASURED = (
@@ -100,10 +101,10 @@ def check_activations(
     return warnings
 
 
-def missing_files(trainer: Trainer, checkpoint: Path) -> list[str]:
-    """Names of the files that resuming from the checkpoint needs to end as if it had not been interrupted."""
+def missing_files(trainer: Trainer, checkpoint: Path, *, penalized: bool) -> list[str]:
+    """Names of files that the checkpoint lacks and that resuming needs to end as if it had not been interrupted."""
     rng = f"rng_state_{trainer.args.process_index}.pth" if trainer.args.world_size > 1 else "rng_state.pth"
-    missing = [rng] if not (checkpoint / rng).is_file() else []
+    missing = [name for name in [rng, *[TARGETS_NAME] * penalized] if not (checkpoint / name).is_file()]
     if trainer.is_deepspeed_enabled:  # which keeps the others in files of its own
         return missing
     if not (checkpoint / "scheduler.pt").is_file():

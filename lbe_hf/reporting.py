@@ -55,7 +55,7 @@ class Reporter:
         """
         if means.unmeasured > 0:
             self.warn_once("unmeasured", UNMEASURED)
-        if means.reversing > 0:
+        if means.reversing > 0 and regularizer.beta > 0:
             self.warn_once("reversing", _REVERSING.format(share=means.reversing))
         self._warn_of_collapsed_layers(names, means.entropies)
         entropies = means.entropies

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +12,18 @@ from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .activations import Activation, ActivationSource, check_layers, measure_passes
-from .checks import check_activations, check_training, missing_files
-from .distributed import measure_entropies_over_processes
-from .entropy import measure_entropies
+from .activations import ActivationSource, check_layers
+from .checks import check_training, missing_files
 from .hidden_states import HiddenStates
 from .loss_normalization import own_loss_corrected, trainer_divides
 from .model_card import LBECard, LBESummary, usage
 from .monitor import EntropyMonitor, Measurement, by_layer
-from .regularizer import LBERegularizer, add_penalty
+from .penalty import Penalty
+from .regularizer import LBERegularizer
 from .reporting import Reporter
 from .signatures import show_own_parameters
 from .target_modules import TargetModules
-from .targets import TARGETS_NAME, LearnableTargets
+from .targets import LearnableTargets
 from .training_args import LBEArguments, tokens_left_out
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ else:
     _Base = object
 
 _EXTENDED = ("__init__", "compute_loss", "create_model_card", "create_optimizer", "log", "train", "training_step")
-_ENDS_OTHERWISE = "this run will not end as it would have without the interruption."
 
 
 class LBETrainerMixin(_Base):
@@ -89,8 +86,11 @@ class LBETrainerMixin(_Base):
         """Forget what belongs to an earlier training, or to one that ran out of memory."""
         self._lbe_monitor = EntropyMonitor()
         self._lbe_reporter = Reporter(prints=self.args.process_index == 0)
+        held_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        self._lbe_penalty = Penalty(
+            self._lbe_settings, self._lbe_targets, self._lbe_reporter, synced=self._lbe_synced, held_dtype=held_dtype
+        )
         self._lbe_measured: Measurement | None = None
-        self._lbe_seen_activations = False
         self._lbe_targets.optimizer.zero_grad()
 
     @property
@@ -116,11 +116,11 @@ class LBETrainerMixin(_Base):
             self._lbe_source_of = model, HiddenStates(model) if targets is None else TargetModules(model, targets)
         return self._lbe_source_of[1]
 
-    # ---- One micro-batch -------------------------------------------------------------------------------------------
-
     @property
     def _lbe_synced(self) -> bool:
         return self._lbe_settings.lbe_sync_batch and self.args.world_size > 1
+
+    # ---- One micro-batch -------------------------------------------------------------------------------------------
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The trainer's loss; in a training step with the penalty. Arguments and result are those of the trainer."""
@@ -131,54 +131,11 @@ class LBETrainerMixin(_Base):
             labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
             with self._lbe_source.listen(labels) as recording:
                 result = super().compute_loss(model, inputs, *args, **kwargs)
-        if recording.unreadable_mask and self._lbe_settings.lbe_ignore_padding:
-            self._lbe_reporter.warn_once(
-                "unreadable mask",
-                f"An attention mask of type {recording.unreadable_mask} cannot be read: padding is measured, too.",
-            )
         loss = result[0] if isinstance(result, tuple) else result
         num_items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
-        loss = self._lbe_regularize(loss, recording.select(self._lbe_settings.lbe_layers), num_items)
-        return (loss, *result[1:]) if isinstance(result, tuple) else loss
-
-    def _lbe_regularize(self, task_loss: Tensor, passes: list[list[Activation]], num_items: Any) -> Tensor:
-        """The loss with the penalty for the activations of these forward passes."""
-        if self.lbe.beta == 0:
-            entropies, measured = self._lbe_measure(passes)
-            nothing = torch.zeros_like(entropies[0])
-            self._lbe_measured = Measurement(nothing, entropies, measured, nothing.bool())
-            return task_loss
-        entropies, measured = self._lbe_measure(passes)
-        # Whether a padded batch has two samples anywhere is only known on the device.
-        penalty = self.lbe(entropies) * measured
         steps = 1 if trainer_divides(self, num_items) else self.current_gradient_accumulation_steps
-        loss, reversing = add_penalty(task_loss, penalty, self._lbe_settings.lbe_form, steps)
-        penalty = (penalty * ~reversing).detach()
-        self._lbe_measured = Measurement(penalty, entropies.detach(), measured, reversing & measured)
-        return loss
-
-    def _lbe_measure(self, passes: list[list[Activation]]) -> tuple[Tensor, Tensor]:
-        """Batch entropy of each layer `(L,)` in the order of the targets, and whether all could be measured `()`."""
-        settings, device, penalized = self._lbe_settings, self.lbe.alpha.device, self.lbe.beta > 0
-        warnings = check_activations(
-            [activation for activations in passes for activation in activations],
-            settings,
-            first=not self._lbe_seen_activations,
-            penalized=penalized,
-            synced=self._lbe_synced,
-        )
-        self._lbe_seen_activations = True
-        for kind, message in warnings.items():
-            self._lbe_reporter.warn_once(kind, message)
-        held_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        measure = measure_entropies_over_processes if settings.lbe_sync_batch else measure_entropies
-        with torch.set_grad_enabled(penalized):
-            names, entropies, measured = measure_passes(
-                passes, settings.lbe_samples, settings.lbe_ignore_padding, partial(measure, held_dtype=held_dtype)
-            )
-            order = self._lbe_targets.order(names)
-            entropies = entropies if order == sorted(order) else entropies[order]
-        return entropies.to(device), measured.all().to(device)
+        loss, self._lbe_measured = self._lbe_penalty.add(loss, recording, steps)
+        return (loss, *result[1:]) if isinstance(result, tuple) else loss
 
     # ---- One optimizer step ----------------------------------------------------------------------------------------
 
@@ -201,10 +158,7 @@ class LBETrainerMixin(_Base):
                 "Write it in a Trainer subclass X, and train with `class Y(LBETrainerMixin, X)`."
             )
         measured, self._lbe_measured = self._lbe_measured, None
-        if self._lbe_settings.lbe_form == "product":
-            lbe_loss = loss * (measured.penalty / (1 + measured.penalty))
-        else:
-            lbe_loss = measured.penalty / self.current_gradient_accumulation_steps
+        lbe_loss = self._lbe_penalty.share(loss, measured, self.current_gradient_accumulation_steps)
         self._lbe_monitor.add(loss, lbe_loss, measured)
         if self.accelerator.sync_gradients:
             self._lbe_end_step()
@@ -273,8 +227,11 @@ class LBETrainerMixin(_Base):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            for name in missing_files(self, Path(checkpoint)):
-                self._lbe_reporter.warn_once(name, f"{checkpoint} has no {name}: {_ENDS_OTHERWISE}")
+            for name in missing_files(self, Path(checkpoint), penalized=self.lbe.beta > 0):
+                self._lbe_reporter.warn_once(
+                    name,
+                    f"{checkpoint} has no {name}: this run will not end as it would have without the interruption.",
+                )
             self._lbe_load_targets(checkpoint)
 
     def _load_best_model(self) -> None:
@@ -287,9 +244,7 @@ class LBETrainerMixin(_Base):
         # One process reads for all: the others may not see its files, and their targets must be the same.
         read = LearnableTargets.read(Path(checkpoint)) if self.is_world_process_zero() else None
         (stored,) = broadcast_object_list([read])
-        if stored is None:
-            self._lbe_reporter.warn_once("no targets", f"{checkpoint} has no {TARGETS_NAME}: {_ENDS_OTHERWISE}")
-        else:
+        if stored is not None:
             self._lbe_targets.restore(stored)
 
     # ---- What is saved beside the model ----------------------------------------------------------------------------

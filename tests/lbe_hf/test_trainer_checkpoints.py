@@ -105,18 +105,6 @@ def test_killed_run_ends_bit_for_bit_as_one_left_alone(make_trainer: Make, tmp_p
     assert_same(state(resumed), state(whole))
 
 
-def test_checkpoint_without_targets_resumes_with_a_warning(
-    make_trainer: Make, tmp_path: Path, warnings_of: Any
-) -> None:
-    make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS).train()
-    checkpoint = tmp_path / "run" / "checkpoint-4"
-    (checkpoint / TARGETS_NAME).unlink()
-    trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
-    trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert trainer.state.global_step == 6
-    assert len([text for text in warnings_of() if f"has no {TARGETS_NAME}" in text]) == 1
-
-
 def test_checkpoint_of_other_layers_is_refused(make_trainer: Make, tmp_path: Path) -> None:
     make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS).train()
     trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, lbe_layers=[0, -1])
