@@ -49,12 +49,19 @@ class Recording:
     unreadable_mask: str | None = None
     """Type of an attention mask that is no tensor of two to four dimensions."""
 
-    def select(self, layers: Sequence[int] | None) -> list[list[Activation]]:
-        """The activations that `layers` names in each pass, all of them for None; ValueError if out of range."""
-        for activations in self.passes:
+    def take(self, layers: Sequence[int] | None) -> list[Activation]:
+        """Activations that `layers` names, pass by pass, all of them for None; they are no longer recorded here.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        passes, self.passes = self.passes, []
+        for activations in passes:
             check_layers(layers, len(activations))
         return [
-            activations if layers is None else [activations[index] for index in layers] for activations in self.passes
+            activation
+            for activations in passes
+            for activation in (activations if layers is None else [activations[index] for index in layers])
         ]
 
     def padding_masks(self, given: Callable[[str], Any]) -> tuple[Tensor | None, Tensor | None]:
@@ -107,8 +114,8 @@ class ActivationSource(Protocol):
         """
 
 
-def measure_passes(
-    passes: Sequence[Sequence[Activation]],
+def measure_activations(
+    activations: list[Activation],
     samples: Samples,
     ignore_padding: bool,
     measure: Callable[..., tuple[Tensor, Tensor]] = measure_entropies,
@@ -116,7 +123,7 @@ def measure_passes(
     """Batch entropy of each layer, the mean over the forward passes that could be measured.
 
     Args:
-        passes: what `Recording.select` gives.
+        activations: of all forward passes; the list is emptied, so that each can be let go when it is measured.
         samples: as for `batch_entropy`.
         ignore_padding: leave padding out, each pass by its own mask.
         measure: `measure_entropies`, or a function that is called like it.
@@ -127,19 +134,21 @@ def measure_passes(
     Raises:
         ValueError: an activation was changed in place after it was taken.
     """
-    activations = [activation for one in passes for activation in one]
     for activation in activations:
         if activation.version is not None and activation.value._version != activation.version:
             raise ValueError(
                 f"The output of {activation.name} was changed in place after it was taken, as by ReLU(inplace=True) "
                 "or `h += x`: make that operation out of place, or name the module that performs it."
             )
+    of_layers = [activation.name for activation in activations]
     masks = [a.mask if ignore_padding and a.mask_fits else None for a in activations]
-    entropies, measured = measure([activation.value for activation in activations], masks, samples)
-    names = list(dict.fromkeys(activation.name for activation in activations))
-    if len(names) == len(activations):
+    activations.reverse()
+    values = (activations.pop().value for _ in of_layers)
+    entropies, measured = measure(values, masks, samples)
+    names = list(dict.fromkeys(of_layers))
+    if len(names) == len(of_layers):
         return names, entropies, measured
-    layer = torch.tensor([names.index(activation.name) for activation in activations]).to(entropies.device)
+    layer = torch.tensor([names.index(name) for name in of_layers]).to(entropies.device)
     zeros = entropies.new_zeros(len(names))
     counts = zeros.index_add(0, layer, measured.to(entropies.dtype))
     sums = zeros.index_add(0, layer, entropies)  # an entropy that could not be measured is 0

@@ -15,7 +15,7 @@ from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .activations import ActivationSource, measure_passes
+from .activations import ActivationSource, measure_activations
 from .entropy import SILENT_ENTROPY, Samples
 from .hidden_states import HiddenStates
 from .target_modules import TargetModules
@@ -85,7 +85,7 @@ def information_flow(
             inputs = send_to_device(batch, device)
             with source.listen(with_gradient=False) as recording:
                 model(**inputs)
-            layers, *measured = measure_passes(recording.passes, samples, ignore_padding)
+            layers, *measured = measure_activations(recording.take(None), samples, ignore_padding)
             if names and names != layers:
                 raise ValueError(f"One batch gave {len(names)} activations and another one {len(layers)}.")
             names = layers

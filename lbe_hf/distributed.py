@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .entropy import Moments, Samples, measure_entropies
 
 
 def measure_entropies_over_processes(
-    activations: Sequence[Tensor],
+    activations: Iterable[Tensor],
     attention_masks: Sequence[Tensor | None],
     samples: Samples = "sequence",
     *,

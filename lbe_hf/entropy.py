@@ -86,7 +86,7 @@ Merge = Callable[[list[Moments], Samples], Iterable[Moments]]
 
 
 def measure_entropies(
-    activations: Sequence[Tensor],
+    activations: Iterable[Tensor],
     attention_masks: Sequence[Tensor | None],
     samples: Samples = "sequence",
     *,
@@ -96,6 +96,9 @@ def measure_entropies(
     """Batch entropies where each layer has its own mask, without waiting for the device.
 
     Args:
+        activations: one tensor a layer, each of which is let go before the next one is asked for, unless the backward
+            pass needs it or there is a `merge`.
+        attention_masks: one a layer, as for `batch_entropy`.
         merge: brings in samples that are not in `activations`.
         held_dtype: floating point type in which wider activations are held for the backward pass, as deviations from
             their mean. The gradient is rounded to it, and nothing holds the activations themselves. Default: hold
@@ -105,43 +108,50 @@ def measure_entropies(
         `(entropies, measured)`, both of shape `(L,)`. Where no unit of a layer has two samples, `measured` is False,
         the entropy 0 and its gradient 0.
     """
-    if not activations:
+    if not attention_masks:
         raise ValueError("Batch entropy needs the activations of at least one layer.")
     if samples not in get_args(Samples):
         raise ValueError(f"samples must be one of {get_args(Samples)}, not {samples!r}.")
     plans: dict[Any, _Plan] = {}
-    groups: dict[Any, list[int]] = {}  # layers that share plan and shape are worked on together
-    layers: list[Tensor] = []
-    for index, (x, mask) in enumerate(zip(activations, attention_masks, strict=True)):
-        units = _as_units(x, samples)
-        rows, positions, features = units.shape
-        # Layers of one model nearly always share the mask: what it implies is worked out once.
-        key = (id(mask), rows, positions, x.device, torch.promote_types(x.dtype, torch.float32))
-        if key not in plans:
-            plans[key] = _Plan.of(rows, positions, mask, samples, *key[3:])
-        groups.setdefault((key, features), []).append(index)
-        layers.append(units)
-    moments: list[Any] = [None] * len(layers)
-    for (key, _), group in groups.items():
-        for index, own in zip(group, _moments([layers[index].detach() for index in group], plans[key]), strict=True):
-            moments[index] = own
-    if merge is not None:
-        moments = list(merge(moments, samples))
-    entropies: list[Any] = [None] * len(layers)
-    measured: list[Any] = [None] * len(layers)
-    for (key, _), group in groups.items():
-        plan = plans[key] if merge is None else plans[key].with_samples(moments[group[0]].count)
-        halves = []
-        for index in group:
-            half: Tensor = _HalfSquares.apply(layers[index], plan, moments[index], held_dtype)  # type: ignore[no-untyped-call]
-            _run_backward_beside(half, activations[index])
-            halves.append(half)
-        variance = torch.stack(halves) / ((plan.count - 1).clamp(min=1) / 2)
+
+    def layers() -> Iterator[tuple[Tensor, Tensor, _Plan, Moments]]:
+        for x, mask in zip(activations, attention_masks, strict=True):
+            units = _as_units(x, samples)
+            rows, positions, _ = units.shape
+            # Layers of one model nearly always share the mask: what it implies is worked out once.
+            key = (id(mask), rows, positions, x.device, torch.promote_types(x.dtype, torch.float32))
+            if key not in plans:
+                plans[key] = _Plan.of(rows, positions, mask, samples, *key[3:])
+            yield x, units, plans[key], _moments(units.detach(), plans[key])
+
+    alike: dict[Any, tuple[_Plan, list[tuple[int, Tensor]]]] = {}  # layers whose units weigh the same
+    for index, (x, units, plan, moments) in enumerate(
+        layers() if merge is None else _merged(layers(), merge, samples)
+    ):
+        half: Tensor = _HalfSquares.apply(units, plan, moments, held_dtype)  # type: ignore[no-untyped-call]
+        _run_backward_beside(half, x)
+        alike.setdefault((id(plan), half.shape), (plan, []))[1].append((index, half))
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+    for plan, group in alike.values():
+        variance = torch.stack([half for _, half in group]) / ((plan.count - 1).clamp(min=1) / 2)
         entropy = 0.5 * torch.log1p(_PI_E * variance)
-        for index, value in zip(group, (plan.weight * entropy.mean(-1, keepdim=True)).sum((1, 2)), strict=True):
-            entropies[index], measured[index] = value, plan.measured
-    device = entropies[0].device
+        means = (plan.weight * entropy.mean(-1, keepdim=True)).sum((1, 2))
+        results |= {index: (mean, plan.measured) for (index, _), mean in zip(group, means, strict=True)}
+    device = results[0][0].device
+    entropies, measured = zip(*(results[index] for index in range(len(results))), strict=True)
     return torch.stack([h.to(device) for h in entropies]), torch.stack([m.to(device) for m in measured])
+
+
+def _merged(
+    layers: Iterable[tuple[Tensor, Tensor, _Plan, Moments]], merge: Merge, samples: Samples
+) -> Iterator[tuple[Tensor, Tensor, _Plan, Moments]]:
+    """The layers with the moments of these samples and others, and plans that count all of them."""
+    own = list(layers)
+    plans: dict[int, _Plan] = {}
+    for (x, units, plan, _), moments in zip(own, merge([layer[3] for layer in own], samples), strict=True):
+        if id(plan) not in plans:
+            plans[id(plan)] = plan.with_samples(moments.count)
+        yield x, units, plans[id(plan)], moments
 
 
 def real_tokens(attention_mask: Tensor) -> Tensor:
@@ -249,8 +259,7 @@ class _HalfSquares(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, plan: _Plan, moments: Moments, held_dtype: torch.dtype | None) -> Tensor:
         ctx.plan, ctx.dtype = plan, x.dtype
         if held_dtype is not None and held_dtype.itemsize < x.dtype.itemsize:
-            deviations = _deviations(x, plan, moments.mean, moments.mean_rest, held_dtype)
-            ctx.save_for_backward(deviations)
+            ctx.save_for_backward(_deviations(x, plan, moments.mean, moments.mean_rest, held_dtype))
         else:
             ctx.save_for_backward(x, moments.mean, moments.mean_rest)
         return moments.squares / 2
@@ -285,38 +294,32 @@ def _deviations(
     return result
 
 
-def _moments(layers: list[Tensor], plan: _Plan) -> list[Moments]:
-    """Moments of each layer's units; an activation is read once from main memory.
+def _moments(x: Tensor, plan: _Plan) -> Moments:
+    """Moments of each unit; `x` is read once from main memory.
 
     Deviations are first taken from one real row of each position, which is as near the mean as the data are wide.
     """
     dtype = plan.rows.dtype
-    sums = torch.empty(len(layers), *layers[0].shape[1:], dtype=dtype, device=layers[0].device)
-    squares = torch.empty_like(sums)
-    pivots = []
-    for x, layer_sums, layer_squares in zip(layers, sums, squares, strict=True):
-        pivot = x[0].to(dtype) if plan.first is None else x[plan.first].to(dtype).masked_fill_(plan.rows == 0, 0)
-        pivots.append(pivot)
-        for block, pad in plan.blocks(x):
-            part = x[:, block].to(dtype) - pivot[block]
-            if pad is not None:
-                part.masked_fill_(pad, 0)
-            torch.sum(part, 0, out=layer_sums[block])
-            torch.sum(part.square_(), 0, out=layer_squares[block])
+    pivot = x[0].to(dtype) if plan.first is None else x[plan.first].to(dtype).masked_fill_(plan.rows == 0, 0)
+    sums, squares = torch.empty_like(pivot), torch.empty_like(pivot)
+    for block, pad in plan.blocks(x):
+        part = x[:, block].to(dtype) - pivot[block]
+        if pad is not None:
+            part.masked_fill_(pad, 0)
+        torch.sum(part, 0, out=sums[block])
+        torch.sum(part.square_(), 0, out=squares[block])
     rest = sums / plan.rows.clamp(min=1)
     squares.addcmul_(sums, rest, value=-1).clamp_(min=0)
     if not plan.pool_positions:
-        return [Moments(plan.count, *moments) for moments in zip(pivots, rest, squares, strict=True)]
+        return Moments(plan.count, pivot, rest, squares)
     # The deviations of all tokens from their common mean are those within a position plus those between positions.
     # Taken from a real token, so that the deviations of constant features are exactly zero.
-    pivot = torch.stack(pivots)
     share = plan.rows / plan.count.clamp(min=1)
-    pooled = pivot.index_select(1, (plan.rows > 0).long().argmax(0))
+    pooled = pivot.index_select(0, (plan.rows > 0).long().argmax(0))
     between = (pivot - pooled) + rest
-    pooled_rest = (share * between).sum(1, keepdim=True)
+    pooled_rest = (share * between).sum(0, keepdim=True)
     squares = squares + plan.rows * (between - pooled_rest).square()
-    pooled_squares = squares.sum(1, keepdim=True)
-    return [Moments(plan.count, *moments) for moments in zip(pooled, pooled_rest, pooled_squares, strict=True)]
+    return Moments(plan.count, pooled, pooled_rest, squares.sum(0, keepdim=True))
 
 
 def _run_backward_beside(entropy: Tensor, x: Tensor) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .activations import Activation, Recording, measure_passes
+from .activations import Activation, Recording, measure_activations
 from .checks import check_activations
 from .distributed import measure_entropies_over_processes
 from .entropy import measure_entropies
@@ -53,7 +53,7 @@ class Penalty:
             ValueError: the activations cannot be measured, or the penalty would train nothing.
         """
         self._warn_of_unreadable_masks(recording)
-        entropies, measured = self._entropies(recording.select(self._settings.lbe_layers))
+        entropies, measured = self._entropies(recording.take(self._settings.lbe_layers))
         regularizer = self._targets.regularizer  # which may be made by the first forward pass
         # Whether a padded batch has two samples anywhere is only known on the device.
         penalty = regularizer(entropies) * measured
@@ -68,11 +68,11 @@ class Penalty:
             return loss * (measurement.penalty / (1 + measurement.penalty))
         return measurement.penalty / steps
 
-    def _entropies(self, passes: list[list[Activation]]) -> tuple[Tensor, Tensor]:
+    def _entropies(self, activations: list[Activation]) -> tuple[Tensor, Tensor]:
         """Batch entropy of each layer `(L,)` in the order of the targets, and whether all could be measured `()`."""
         regularizer = self._targets.regularizer
         warnings = check_activations(
-            [activation for activations in passes for activation in activations],
+            activations,
             self._settings,
             first=self._first,
             penalized=regularizer.beta > 0,
@@ -82,8 +82,8 @@ class Penalty:
         for kind, message in warnings.items():
             self._reporter.warn_once(kind, message)
         with torch.set_grad_enabled(regularizer.beta > 0):
-            names, entropies, measured = measure_passes(
-                passes, self._settings.lbe_samples, self._settings.lbe_ignore_padding, self._measure
+            names, entropies, measured = measure_activations(
+                activations, self._settings.lbe_samples, self._settings.lbe_ignore_padding, self._measure
             )
             order = self._targets.order(names)
             entropies = entropies if order == sorted(order) else entropies[order]

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from glue_runs.arguments import parse
 from glue_runs.finetune import last_checkpoint, main
 from glue_runs.tasks import TASKS
-from lbe_hf.trainer import TARGETS_NAME
+from lbe_hf.targets import TARGETS_NAME
 
 RUN = (
     "--task_name demo_rte --model_name_or_path minilm --max_steps 2 --per_device_train_batch_size 4 --use_cpu".split()

@@ -280,10 +280,12 @@ def test_layers_are_selected_by_index() -> None:
     model, inputs = bert(), batch(token_rows(4))
     with HiddenStates(model).listen() as recording:
         model(**inputs)
-    (selected,) = recording.select([0, -1])
+    kept = Recording([*recording.passes])
+    selected = recording.take([0, -1])
     assert [activation.name for activation in selected] == ["hidden_states[0]", "hidden_states[3]"]
+    assert not recording.passes
     with pytest.raises(ValueError, match="names layer 4, but there are 4 activations: use -4 to 3"):
-        recording.select([4])
+        kept.take([4])
 
 
 def test_models_without_hidden_states() -> None:
