@@ -101,10 +101,10 @@ def check_activations(
     return warnings
 
 
-def missing_files(trainer: Trainer, checkpoint: Path, *, penalized: bool) -> list[str]:
+def missing_files(trainer: Trainer, checkpoint: Path, *, with_targets: bool) -> list[str]:
     """Names of files that the checkpoint lacks and that resuming needs to end as if it had not been interrupted."""
     rng = f"rng_state_{trainer.args.process_index}.pth" if trainer.args.world_size > 1 else "rng_state.pth"
-    missing = [name for name in [rng, *[TARGETS_NAME] * penalized] if not (checkpoint / name).is_file()]
+    missing = [name for name in [rng, *[TARGETS_NAME] * with_targets] if not (checkpoint / name).is_file()]
     if trainer.is_deepspeed_enabled:  # which keeps the others in files of its own
         return missing
     if not (checkpoint / "scheduler.pt").is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -114,7 +114,7 @@ def measure_entropies(
         raise ValueError(f"samples must be one of {get_args(Samples)}, not {samples!r}.")
     plans: dict[Any, _Plan] = {}
 
-    def layers() -> Iterator[tuple[Tensor, Tensor, _Plan, Moments]]:
+    def layers() -> Iterator[_Layer]:
         for x, mask in zip(activations, attention_masks, strict=True):
             units = _as_units(x, samples)
             rows, positions, _ = units.shape
@@ -122,15 +122,13 @@ def measure_entropies(
             key = (id(mask), rows, positions, x.device, torch.promote_types(x.dtype, torch.float32))
             if key not in plans:
                 plans[key] = _Plan.of(rows, positions, mask, samples, *key[3:])
-            yield x, units, plans[key], _moments(units.detach(), plans[key])
+            yield _Layer(x, units, plans[key], _moments(units.detach(), plans[key]))
 
     alike: dict[Any, tuple[_Plan, list[tuple[int, Tensor]]]] = {}  # layers whose units weigh the same
-    for index, (x, units, plan, moments) in enumerate(
-        layers() if merge is None else _merged(layers(), merge, samples)
-    ):
-        half: Tensor = _HalfSquares.apply(units, plan, moments, held_dtype)  # type: ignore[no-untyped-call]
-        _run_backward_beside(half, x)
-        alike.setdefault((id(plan), half.shape), (plan, []))[1].append((index, half))
+    for index, layer in enumerate(layers() if merge is None else _merged(layers(), merge, samples)):
+        half: Tensor = _HalfSquares.apply(layer.units, layer.plan, layer.moments, held_dtype)  # type: ignore[no-untyped-call]
+        _run_backward_beside(half, layer.x)
+        alike.setdefault((id(layer.plan), half.shape), (layer.plan, []))[1].append((index, half))
     results: dict[int, tuple[Tensor, Tensor]] = {}
     for plan, group in alike.values():
         variance = torch.stack([half for _, half in group]) / ((plan.count - 1).clamp(min=1) / 2)
@@ -142,16 +140,21 @@ def measure_entropies(
     return torch.stack([h.to(device) for h in entropies]), torch.stack([m.to(device) for m in measured])
 
 
-def _merged(
-    layers: Iterable[tuple[Tensor, Tensor, _Plan, Moments]], merge: Merge, samples: Samples
-) -> Iterator[tuple[Tensor, Tensor, _Plan, Moments]]:
+class _Layer(NamedTuple):
+    x: Tensor
+    units: Tensor  # (rows, positions, features)
+    plan: _Plan
+    moments: Moments
+
+
+def _merged(layers: Iterable[_Layer], merge: Merge, samples: Samples) -> Iterator[_Layer]:
     """The layers with the moments of these samples and others, and plans that count all of them."""
     own = list(layers)
     plans: dict[int, _Plan] = {}
-    for (x, units, plan, _), moments in zip(own, merge([layer[3] for layer in own], samples), strict=True):
-        if id(plan) not in plans:
-            plans[id(plan)] = plan.with_samples(moments.count)
-        yield x, units, plans[id(plan)], moments
+    for layer, moments in zip(own, merge([layer.moments for layer in own], samples), strict=True):
+        if id(layer.plan) not in plans:
+            plans[id(layer.plan)] = layer.plan.with_samples(moments.count)
+        yield layer._replace(plan=plans[id(layer.plan)], moments=moments)
 
 
 def real_tokens(attention_mask: Tensor) -> Tensor:

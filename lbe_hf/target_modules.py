@@ -122,6 +122,6 @@ def _nearest(targets: str | Sequence[str], names: list[str]) -> list[str]:
 def _first_tensor(output: Any, name: str) -> Tensor:
     candidates = output.values() if isinstance(output, Mapping) else output
     for candidate in (output,) if isinstance(output, Tensor) else candidates if output is not None else ():
-        if isinstance(candidate, Tensor):
+        if isinstance(candidate, Tensor) and candidate.is_floating_point():
             return candidate
-    raise ValueError(f"Module {name} of lbe_target_modules returns no tensor: name one that does.")
+    raise ValueError(f"Module {name} of lbe_target_modules returns no tensor of floats: name one that does.")

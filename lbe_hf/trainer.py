@@ -227,7 +227,8 @@ class LBETrainerMixin(_Base):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            for name in missing_files(self, Path(checkpoint), penalized=self.lbe.beta > 0):
+            reads_targets = self.lbe.beta > 0 and self.is_world_process_zero()
+            for name in missing_files(self, Path(checkpoint), with_targets=reads_targets):
                 self._lbe_reporter.warn_once(
                     name,
                     f"{checkpoint} has no {name}: this run will not end as it would have without the interruption.",

@@ -203,7 +203,7 @@ def test_module_without_a_tensor() -> None:
 
     model = nn.Sequential(Nothing())
     source = TargetModules(model, ["0"])
-    with pytest.raises(ValueError, match="returns no tensor"), source.listen():
+    with pytest.raises(ValueError, match="returns no tensor of floats"), source.listen():
         model[0]()
 
 

@@ -134,3 +134,69 @@ def test_the_snippet_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     means = module.trainer._lbe_monitor.over_run()
     assert module.trainer.lbe.beta == 0.05
     assert means.lbe_loss > 0
+
+
+@pytest.mark.parametrize("name", ["SentenceTransformerTrainer", "CrossEncoderTrainer"])
+def test_card_that_is_written_with_the_model_has_the_section(tmp_path: Path, name: str) -> None:
+    trainer = CASES[name].trainer(tmp_path, lbe_beta=1.0, save_strategy="steps", save_steps=2)
+    trainer.train()
+    for _ in range(2):
+        trainer.save_model()
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert text.count("## Layerwise batch-entropy regularization") == 1
+    assert f'{type(trainer.model).__name__}("run")' in text
+    assert "## Layerwise batch-entropy" in (tmp_path / "run" / "checkpoint-2" / "README.md").read_text()
+    loaded = type(trainer.model)(str(tmp_path / "run"), device="cpu")
+    assert_same(dict(loaded.state_dict()), weights(trainer))
+
+
+def test_adapter_of_peft(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    case, moved = CASES["SFTTrainer"], {}
+    for beta in (0.0, 1.0):
+        made = {**case.make(tmp_path), "peft_config": peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"])}
+        arguments = {"lbe_beta": beta, "max_steps": 2, "learning_rate": 0.1}
+        torch.manual_seed(0)
+        trainer = others.Case(case.regularized, case.arguments, lambda folder, made=made: made, case.by_hand).trainer(
+            tmp_path, **arguments
+        )
+        passes = count_forward_passes(trainer)
+        trainer.train()
+        assert len(passes) == 2
+        moved[beta] = {name: tensor for name, tensor in weights(trainer).items() if "lora_B" in name}
+    assert any(not torch.equal(moved[0.0][name], moved[1.0][name]) for name in moved[0.0])
+    for _ in range(3):
+        trainer.save_model()
+        text = (tmp_path / "run" / "README.md").read_text()
+        assert text.count("## Layerwise batch-entropy regularization") == 1
+        assert "library_name: peft" in text
+    trainer.create_model_card()
+    trainer.save_model()
+    assert (tmp_path / "run" / "README.md").read_text().count("## Layerwise batch-entropy regularization") == 1
+    assert len(list((tmp_path / "run").glob("README*"))) == 1
+
+
+def test_modules_of_a_sentence_transformer(tmp_path: Path) -> None:
+    """One target for each module, however many columns of text there are, and no padding in it."""
+    targets = r"0|.*output\.dense"  # the first one returns a dictionary that begins with the token ids
+    trainer = CASES["SentenceTransformerTrainer"].trainer(
+        tmp_path, lbe_beta=1.0, lbe_target_modules=targets, max_steps=1, learning_rate=0.0, lbe_log_entropy=True
+    )
+    first = FirstBatch(trainer)
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.train()
+    dense = [
+        f"0.model.encoder.layer.{layer}.{part}.dense" for layer in (0, 1) for part in ("attention.output", "output")
+    ]
+    assert trainer.lbe_layer_names == [*dense, "0"]
+    outputs: list[Tensor] = []
+    handle = trainer.model.get_submodule(dense[1]).register_forward_hook(lambda *call: outputs.append(call[-1]))
+    _, passes = others.similarity_by_hand(trainer, first.inputs)
+    handle.remove()
+    line = trainer.state.log_history[0]
+    expected = [tiny.reference_entropy(output, mask) for output, (_, mask) in zip(outputs, passes, strict=True)]
+    assert line["entropy/layer_01"] == pytest.approx(sum(expected).item() / 2, rel=1e-5)
+    expected = [tiny.reference_entropy(states[-1], mask) for states, mask in passes]
+    assert line["entropy/layer_04"] == pytest.approx(sum(expected).item() / 2, rel=1e-5)

@@ -326,3 +326,15 @@ def test_each_training_warns_anew(make_trainer: Make, warnings_of: Any) -> None:
     for trial in (1, 2):
         trainer.train()
         assert len([text for text in warnings_of() if "let nothing through" in text]) == trial
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft still asks for it
+def test_prompts_of_peft_are_measured_with_the_mask_that_fits(make_trainer: Make, warnings_of: Any) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)
+    for targets in (None, ["encoder.layer.0", "encoder.layer.2"]):
+        model = peft.get_peft_model(bert(), config)
+        trainer = make_trainer(LBETrainer, model, token_rows(8), lbe_beta=1.0, lbe_target_modules=targets, max_steps=1)
+        trainer.train()
+        assert trainer.state.log_history[0]["lbe_loss"] > 0
+    assert not [text for text in warnings_of() if "mask" in text]
