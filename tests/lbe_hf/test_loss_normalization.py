@@ -148,6 +148,8 @@ def additive_gradient(model: Any, rows: list[dict[str, Tensor]], sizes: list[int
 
 @pytest.mark.parametrize("case", ["classifier", "label smoothing", "language model", "compute_loss_func"])
 def test_additive_penalty_is_the_mean_over_micro_batches(make_trainer: Make, case: str) -> None:
+    if case in ("label smoothing", "language model") and not tiny.NORMALIZES:
+        pytest.skip("Trainer of this version of transformers normalizes these losses in another way")
     rows = causal_rows(8) if case == "language model" else token_rows(8)
     settings: dict[str, Any] = {"label_smoothing_factor": 0.1} if case == "label smoothing" else {}
     extra: dict[str, Any] = {}

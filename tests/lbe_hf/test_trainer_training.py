@@ -40,6 +40,8 @@ def summed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) ->
     "case", ["classification", "regression", "label smoothing", "compute_loss_func", "tuple outputs"]
 )
 def test_accumulation_gives_the_gradient_of_one_batch(make_trainer: Make, case: str) -> None:
+    if case == "label smoothing" and not tiny.NORMALIZES:
+        pytest.skip("Trainer of this version of transformers does not normalize label smoothing")
     rows = token_rows(16, regression=case == "regression")
     settings: dict[str, Any] = {"label_smoothing_factor": 0.1} if case == "label smoothing" else {}
     extra = {"compute_loss_func": summed_loss} if case == "compute_loss_func" else {}

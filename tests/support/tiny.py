@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
@@ -25,6 +27,9 @@ from lbe_hf import LBETrainer, LBETrainingArguments
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 VOCABULARY = 40
+
+NORMALIZES = Version(transformers.__version__) >= Version("5.19")
+"""Whether `Trainer` itself normalizes label smoothing and language models by the items of the accumulated batch."""
 
 
 def arguments(cls: type[TrainingArguments] = LBETrainingArguments, **changes: Any) -> Any:
