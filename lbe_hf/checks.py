@@ -73,15 +73,18 @@ def check_activations(
         ValueError: some modules never have two samples, or the penalty would train nothing.
     """
     warnings = {}
-    single = [a.name for a in activations if a.most_samples(settings.lbe_samples) < 2]
-    if single and len(single) < len(activations) and first:
+    names = dict.fromkeys(a.name for a in activations)
+    single = names.keys() - {a.name for a in activations if a.most_samples(settings.lbe_samples) >= 2}
+    if single and len(single) < len(names) and first:
         raise ValueError(
-            f"These modules have one sample in a batch of several: {', '.join(single)}. Leave them out of "
+            f"These modules have one sample in a batch of several: {', '.join(sorted(single))}. Leave them out of "
             "lbe_target_modules, or choose layers with lbe_layers."
         )
     if single and not synced:
         warnings["unmeasured"] = UNMEASURED
-    misfits = [a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits]
+    misfits = dict.fromkeys(
+        a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits
+    )
     if misfits and settings.lbe_ignore_padding:
         warnings["misfits"] = (
             "The padding mask does not have the length of these activations, whose padding is therefore "
@@ -89,13 +92,13 @@ def check_activations(
         )
     if first and penalized:
         untrained = train_nothing(a.value for a in activations)
-        names = ", ".join(a.name for a, nothing in zip(activations, untrained, strict=True) if nothing)
+        unreached = ", ".join(a.name for a, nothing in zip(activations, untrained, strict=True) if nothing)
         cause = (
             "which have no gradient that reaches a trainable parameter (frozen, or inside reentrant "
-            f"checkpointing, which use_reentrant=False cures): {names}."
+            f"checkpointing, which use_reentrant=False cures): {unreached}."
         )
         if all(untrained):
-            raise ValueError(f"Nothing would be regularized: the penalty is laid on these layers, {cause}")
+            raise ValueError(f"Nothing would be regularized: the penalty applies to layers {cause}")
         if any(untrained):
             warnings["untrained"] = f"The penalty cannot train these layers, {cause}"
     return warnings

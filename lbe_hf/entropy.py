@@ -43,7 +43,7 @@ def batch_entropy(x: Tensor, attention_mask: Tensor | None = None, samples: Samp
 
     Returns:
         Entropy in nats, shape `()`, never negative; float32, or float64 for a float64 `x`, whose value and gradient
-        are exact to 1e-12.
+        are exact to 1e-12. It can be differentiated once.
 
     Raises:
         ValueError: no unit has two samples, `x` has no features, the mask does not fit `x`, or `samples` is unknown.
@@ -161,9 +161,9 @@ def real_tokens(attention_mask: Tensor) -> Tensor:
     """Where a mask leaves real tokens: `(B, T)`, boolean, without waiting for the device.
 
     Args:
-        attention_mask: `(B, T)`, nonzero at real tokens, or what is added to attention scores instead: floats that
-            are 0 at real tokens and negative at padding. Also `(B, Q, T)` or `(B, heads, Q, T)` of either kind: a
-            position that no query may attend to is padding.
+        attention_mask: `(B, T)`, nonzero at real tokens, or what is added to attention scores instead: 0 at real
+            tokens and negative at padding (floats that are all 0 count as this kind). Also `(B, Q, T)` or
+            `(B, heads, Q, T)` of either kind: a position that no query may attend to is padding.
 
     Raises:
         ValueError: the mask has another number of dimensions.
@@ -172,11 +172,12 @@ def real_tokens(attention_mask: Tensor) -> Tensor:
         raise ValueError(
             f"An attention mask must be (B, T), (B, Q, T) or (B, heads, Q, T), not {tuple(attention_mask.shape)}."
         )
-    if attention_mask.is_floating_point():
-        additive = ~(attention_mask > 0).any()
-        real = torch.where(additive, attention_mask == 0, attention_mask != 0)
-    else:
-        real = attention_mask != 0
+    real = attention_mask != 0
+    if attention_mask.dtype != torch.bool:
+        additive = (attention_mask < 0).any()
+        if attention_mask.is_floating_point():
+            additive = additive | ~(attention_mask > 0).any()
+        real = torch.where(additive, ~real, real)
     return real.flatten(1, -2).any(1) if real.dim() > 2 else real
 
 

@@ -30,6 +30,7 @@ def around_forward(module: nn.Module, stand_in: Callable[..., Any]) -> Iterator[
 
     if "torch._dynamo" in sys.modules:  # a compiled model is entered here, and compiled from `forward` on
         replaced = torch.compiler.disable(replaced, recursive=False)  # type: ignore[no-untyped-call]
+    replaced._stands_in_for = forward  # type: ignore[attr-defined]
     module.forward = replaced
     try:
         yield
@@ -38,6 +39,14 @@ def around_forward(module: nn.Module, stand_in: Callable[..., Any]) -> Iterator[
             del module.forward
         else:
             module.forward = own
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Whether a library has put another `forward` on the module; autocasting, as accelerate does it, is none."""
+    forward: Any = vars(module).get("_original_forward", vars(module).get("forward"))
+    while hasattr(forward, "_stands_in_for"):
+        forward = forward._stands_in_for
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def argument(forward: Forward, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .activations import Activation, Recording, labelled
-from .forward_pass import Forward, argument, around_forward
+from .forward_pass import Forward, argument, around_forward, is_replaced
 from .models import transformers_models
 
 _KEYS = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
@@ -58,7 +58,7 @@ class HiddenStates:
         with ExitStack() as stack:
             for name, model in self._models.items():
                 # TRL replaces the `forward` of a model by one that keeps the hidden states of the backbone to itself.
-                called: nn.Module = getattr(model, "base_model", model) if _is_replaced(model) else model
+                called: nn.Module = getattr(model, "base_model", model) if is_replaced(model) else model
                 prefix = f"{name}." if len(self._models) > 1 else ""
                 request = _Request(recording, prefix, called, labelled(labels), with_gradient)
                 stack.enter_context(around_forward(called, request))
@@ -97,7 +97,7 @@ class _Request:
             return forward(*args, **kwargs)
         outputs = forward(*args, **{**kwargs, **_request_for(self.model)})
         found = outputs if isinstance(outputs, Mapping) else {}
-        states = {key: found[key] for key in _KEYS if found.get(key)}
+        states = {key: found[key] for key in _KEYS if isinstance(found.get(key), (tuple, list))}
         given = partial(argument, forward, args, kwargs)
         mask, decoder_mask = self.recording.padding_masks(given)
         activations = []
@@ -131,15 +131,9 @@ def _request_for(model: nn.Module) -> dict[str, bool]:
     return dict.fromkeys(names if "output_hidden_states" in names else [], True)
 
 
-def _is_replaced(model: nn.Module) -> bool:
-    """Whether a library has put another `forward` on the model; autocasting, as accelerate does it, is none."""
-    forward = vars(model).get("_original_forward", vars(model).get("forward"))
-    return forward is not None and getattr(forward, "__func__", None) is not type(model).forward
-
-
 def _count_hidden_states(config: Any) -> int | None:
     """How many hidden states a Transformers model of this configuration returns, where the configuration tells."""
-    if config is None or not hasattr(config, "get_text_config"):
+    if config is None or not hasattr(config, "get_text_config") or hasattr(config, "block_sizes"):  # as of Funnel
         return None
     try:
         text = config.get_text_config()

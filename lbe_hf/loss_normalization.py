@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from .forward_pass import around_forward
+from .forward_pass import around_forward, is_replaced
 from .models import base_model
 
 
@@ -40,7 +40,8 @@ def own_loss_corrected(trainer: Trainer, model: nn.Module, accumulation_steps: i
     if trainer.args.average_tokens_across_devices:
         get_tp_size = getattr(trainer, "get_tp_size", lambda: 1)
         processes = trainer.accelerator.num_processes // get_tp_size()
-    divisor = accumulation_steps * processes
+    # With `loss_is_scaled_for_ga = False`, the remedy of transformers 5.19, it divides by the steps itself.
+    divisor = processes * (1 if trainer_divides(trainer, num_items_in_batch=1) else accumulation_steps)
     inside = base_model(model)
     if divisor == 1 or hasattr(inside, "accepts_loss_kwargs") or not ignores_num_items(inside):
         return nullcontext()
@@ -70,7 +71,7 @@ def ignores_num_items(model: nn.Module) -> bool:
     arguments, of which the number is one, or only one that computes no loss, or a `loss_function` that does not take
     the number. Where that cannot be seen, as where an inner model gets both, the assumption of `Trainer` stands.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel) or is_replaced(model):
         return False
     for cls in type(model).__mro__:
         if "forward" not in vars(cls):
@@ -84,11 +85,12 @@ def ignores_num_items(model: nn.Module) -> bool:
             for node in ast.walk(tree)
             if isinstance(node, ast.Call) and any(keyword.arg is None for keyword in node.keywords)
         ]
-        if any(ast.unparse(call.func) == "super().forward" for call in spreading):
-            continue  # the next class decides
         words = {getattr(node, "id", getattr(node, "arg", getattr(node, "value", None))) for node in ast.walk(tree)}
         if "num_items_in_batch" in words:
             return False
+        inherited = [call for call in spreading if ast.unparse(call.func) == "super().forward"]
+        if inherited == spreading and inherited:
+            continue  # the next class decides
         of_labels = _names_made_of("labels", tree)
         both = [call for call in spreading if of_labels & _names_in(call) or "labels" not in words]
         both = [call for call in both if not _calls_backbone(model, call)]

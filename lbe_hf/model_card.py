@@ -44,6 +44,7 @@ class LBESummary:
         targets: entropies that the layers are steered to, as they are now, in nats.
         entropies: batch entropy of each layer as logged last, in nats; empty if there is none.
         first_entropies: the same as logged first, where each line of the log has it.
+        penalized: share of the micro-batches to which the penalty was applied.
         usage: code that loads the model.
     """
 
@@ -53,6 +54,7 @@ class LBESummary:
     targets: Sequence[float] = ()
     entropies: Sequence[float] = ()
     first_entropies: Sequence[float] = ()
+    penalized: float = 1.0
     usage: str = ""
 
 

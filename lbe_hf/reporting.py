@@ -80,20 +80,32 @@ class Reporter:
         if new:
             self._collapsed.update(new)
             listed = shorten(", ".join(new), width=200, placeholder=" ...")
-            count = f"{len(collapsed)} of {len(entropies)} layers"
-            logger.warning(f"{count} let nothing through, their batch entropy is zero; new among them: {listed}")
+            logger.warning(
+                f"{len(collapsed)} of {len(entropies)} layers let nothing through: their batch entropy is below "
+                f"{SILENT_ENTROPY} nats; new among them: {listed}"
+            )
 
     def end(self, means: Means | None, regularizer: LBERegularizer) -> None:
-        """Warn if the penalty of the whole run was too small to change anything."""
-        if regularizer.beta == 0 or means is None or not means.entropies or means.task_loss == 0:
+        """Warn if the penalty of the whole run was too small to change anything, and name the remedy."""
+        if regularizer.beta == 0 or means is None or means.task_loss == 0:
             return
-        share = means.lbe_loss / abs(means.task_loss)
-        if share < NEGLIGIBLE:
-            targets = regularizer.target.tolist()
-            self.warn_once(
-                "negligible",
-                f"The penalty was {share:.1e} of the task loss over this run, too little to change it. The batch "
-                f"entropy of the layers was {min(means.entropies):.2f} to {max(means.entropies):.2f} nats, their "
-                f"targets are {min(targets):.2f} to {max(targets):.2f} (lbe_alpha): raise lbe_beta, now "
-                f"{regularizer.beta}, or lay the penalty on other modules with lbe_target_modules.",
+        share = abs(means.lbe_loss / means.task_loss)
+        if share >= NEGLIGIBLE:
+            return
+        if means.unmeasured == 1:
+            what = "no batch could be measured. Use larger batches, or lbe_samples='token'."
+        elif means.reversing > 0.5:
+            what = (
+                f"the task loss was zero or negative in {means.reversing:.0%} of the batches. Use lbe_form='additive'."
             )
+        else:
+            targets = regularizer.target.tolist()
+            what = (
+                f"the batch entropy of the layers was {min(means.entropies):.2f} to {max(means.entropies):.2f} nats, "
+                f"their targets are {min(targets):.2f} to {max(targets):.2f} (lbe_alpha). Raise lbe_beta, now "
+                f"{regularizer.beta}, or apply the penalty to other modules with lbe_target_modules."
+            )
+        self.warn_once(
+            "negligible",
+            f"The penalty was {share:.1e} of the task loss over this run, too little to change it: {what}",
+        )

@@ -88,7 +88,10 @@ class TargetModules:
                 call = calls[len(recording.passes), name] = calls.get((len(recording.passes), name), 0) + 1
                 label = name if call == 1 else f"{name} (call {call})"
                 mask = masks[-1][1 if module in self._decoder else 0]
-                activations.append(Activation.of(label, _first_tensor(output, name), mask))
+                value = _first_tensor(output, name)
+                if torch.compiler.is_compiling():  # where it cannot be seen whether it is changed in place afterwards
+                    value = value.clone()
+                activations.append(Activation.of(label, value, mask))
 
         with ExitStack() as stack:
             stack.enter_context(around_forward(self._model, with_pass))

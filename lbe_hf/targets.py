@@ -17,8 +17,8 @@ from .regularizer import LBERegularizer
 TARGETS_NAME = "lbe_targets.safetensors"
 """File of a checkpoint that holds the learnable targets and the state of their optimizer."""
 
-Stored = tuple[dict[str, Tensor], list[str] | None]
-"""What a file of targets holds: tensors by name, and the names of the layers, which older files lack."""
+Stored = tuple[dict[str, Tensor], dict[str, str]]
+"""What a file of targets holds: tensors, and as text `alpha_min` and the names of the layers, if it is not older."""
 
 
 class LearnableTargets:
@@ -104,7 +104,9 @@ class LearnableTargets:
     def save(self, folder: Path) -> None:
         """Write the targets, the state of their optimizer and the names of the layers into the folder."""
         state = {"alpha": self.regularizer.alpha.detach(), **self.optimizer.state.get(self.regularizer.alpha, {})}
-        metadata = {"layers": json.dumps(self._known)} if self._known else None
+        metadata = {"alpha_min": str(self.regularizer.alpha_min)}
+        if self._known:
+            metadata["layers"] = json.dumps(self._known)
         save_file({name: tensor.cpu() for name, tensor in state.items()}, folder / TARGETS_NAME, metadata)
 
     @staticmethod
@@ -114,13 +116,23 @@ class LearnableTargets:
         if not path.is_file():
             return None
         with safe_open(path, framework="pt") as file:
-            names = (file.metadata() or {}).get("layers")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, None if names is None else json.loads(names)
+            return tensors, file.metadata() or {}
 
     def restore(self, stored: Stored) -> None:
-        """Go on from what `read` gave."""
-        tensors, names = stored
+        """Resume from what `read` gave.
+
+        Raises:
+            ValueError: targets lie below an `alpha_min` that was raised, where they have no gradient.
+        """
+        tensors, metadata = stored
+        alpha_min, before = self.regularizer.alpha_min, float(metadata.get("alpha_min", self.regularizer.alpha_min))
+        lowest = tensors["alpha"].abs().min().item()
+        if before < alpha_min and lowest < alpha_min:
+            raise ValueError(
+                f"The checkpoint has targets of {lowest:.2f} nats, which lbe_alpha_min={alpha_min} would keep from "
+                f"learning: resume with lbe_alpha_min={before} as before."
+            )
         state = {name: tensor for name, tensor in tensors.items() if name != "alpha"}
         if tensors["alpha"].shape != self.regularizer.alpha.shape:
             self._make(len(tensors["alpha"]))
@@ -128,4 +140,5 @@ class LearnableTargets:
             self.regularizer.alpha.copy_(tensors["alpha"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": {0: state} if state else {}, "param_groups": groups})
+        names = json.loads(metadata["layers"]) if "layers" in metadata else None
         self._known, self._fixed = names or self._known, True

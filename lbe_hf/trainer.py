@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list  # type: ignore[import-untype
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
 
 from .activations import ActivationSource, check_layers
 from .checks import check_training, missing_files
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-_EXTENDED = ("__init__", "compute_loss", "create_model_card", "create_optimizer", "log", "train", "training_step")
+logger = logging.get_logger(__name__)
+
+_EXTENDED = "__init__ _inner_training_loop compute_loss create_model_card create_optimizer log training_step".split()
 
 
 class LBETrainerMixin(_Base):
@@ -58,10 +61,9 @@ class LBETrainerMixin(_Base):
         self._lbe_setup()
 
     def _lbe_setup(self) -> None:
-        """Start the regularization anew for the present model and arguments."""
-        args = self.args
-        self._lbe_settings = settings = args if isinstance(args, LBEArguments) else LBEArguments()
-        settings.check_lbe()
+        """Start the regularization anew for the present model and settings."""
+        self._lbe_settings = settings = LBEArguments.of(self.args)
+        self._lbe_of_model = self._lbe_model
         self._lbe_measures = settings.lbe_beta > 0 or settings.lbe_log_entropy
         self._lbe_source_of: tuple[nn.Module, ActivationSource] | None = None
         expected = self._lbe_source.expected if self._lbe_measures else None
@@ -73,12 +75,12 @@ class LBETrainerMixin(_Base):
             alpha=settings.lbe_alpha,
             alpha_min=settings.lbe_alpha_min,
             beta=settings.lbe_beta,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-            device=args.device,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+            device=self.args.device,
         )
         if not hasattr(self, "current_gradient_accumulation_steps"):  # which Trainer sets in its loop
-            self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
+            self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._lbe_in_training_step = False
         self._lbe_start()
 
@@ -125,16 +127,18 @@ class LBETrainerMixin(_Base):
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The trainer's loss; in a training step with the penalty. Arguments and result are those of the trainer."""
         training = self._lbe_in_training_step and torch.is_grad_enabled()
-        with own_loss_corrected(self, self._lbe_model, self.current_gradient_accumulation_steps if training else 1):
-            if not (training and self._lbe_measures):
+        steps = self.current_gradient_accumulation_steps if training else 1
+        if not (training and self._lbe_measures):
+            with own_loss_corrected(self, self._lbe_model, steps):
                 return super().compute_loss(model, inputs, *args, **kwargs)
-            labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
-            with self._lbe_source.listen(labels) as recording:
-                result = super().compute_loss(model, inputs, *args, **kwargs)
+        labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+        with self._lbe_source.listen(labels) as recording, own_loss_corrected(self, self._lbe_model, steps):
+            result = super().compute_loss(model, inputs, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
         num_items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
-        steps = 1 if trainer_divides(self, num_items) else self.current_gradient_accumulation_steps
-        loss, self._lbe_measured = self._lbe_penalty.add(loss, recording, steps)
+        loss, self._lbe_measured = self._lbe_penalty.add(
+            loss, recording, steps=1 if trainer_divides(self, num_items) else steps
+        )
         return (loss, *result[1:]) if isinstance(result, tuple) else loss
 
     # ---- One optimizer step ----------------------------------------------------------------------------------------
@@ -184,24 +188,30 @@ class LBETrainerMixin(_Base):
 
     # ---- A training ------------------------------------------------------------------------------------------------
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's `create_optimizer`, which every start of a training loop calls."""
-        if self.optimizer is None and self.model_init is not None:
-            self._lbe_setup()  # a new model, and perhaps the settings of a new trial
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        if self._lbe_model is not self._lbe_of_model or LBEArguments.of(self.args) != self._lbe_settings:
+            self._lbe_setup()  # as for the trials of a hyper-parameter search
         self._lbe_start()
-        return super().create_optimizer(*args, **kwargs)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's `train`; at the end, a warning if the penalty was too small to matter.
-
-        Raises:
-            ValueError: the penalty cannot work with the batch size, the devices or the loss.
-        """
         if self._lbe_measures:
             check_training(self, self._lbe_settings, synced=self._lbe_synced)
-        result = super().train(*args, **kwargs)
+        result = super()._inner_training_loop(*args, **kwargs)
         self._lbe_reporter.end(self._lbe_monitor.over_run(), self.lbe)
         return result
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As the trainer's `create_optimizer`; a step fails if nothing was measured for it."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if new and isinstance(self.optimizer, torch.optim.Optimizer):
+            self.optimizer.register_step_pre_hook(self._lbe_check_step)
+        return optimizer
+
+    def _lbe_check_step(self, *_: Any) -> None:
+        if self._lbe_measures and self._lbe_monitor.over_run() is None:
+            raise ValueError(
+                f"training_step of {type(self).__name__} does not call super().training_step: nothing is regularized. "
+                "Write it in a Trainer subclass X, and train with `class Y(LBETrainerMixin, X)`."
+            )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the trainer's `log`; a line with the training loss gains the losses and entropies since the last one.
@@ -229,9 +239,8 @@ class LBETrainerMixin(_Base):
         if checkpoint is not None:
             reads_targets = self.lbe.beta > 0 and self.is_world_process_zero()
             for name in missing_files(self, Path(checkpoint), with_targets=reads_targets):
-                self._lbe_reporter.warn_once(
-                    name,
-                    f"{checkpoint} has no {name}: this run will not end as it would have without the interruption.",
+                logger.warning(
+                    f"{checkpoint} has no {name}: this run will not end as it would have without the interruption."
                 )
             self._lbe_load_targets(checkpoint)
 
@@ -277,6 +286,7 @@ class LBETrainerMixin(_Base):
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).name
         first = next((line for line in self.state.log_history if by_layer(line, "entropy")), {})
         entropies = self._lbe_monitor.last.entropies if self._lbe_monitor.last else []
+        over_run = self._lbe_monitor.over_run()
         known = self.state.global_step > 0 and (self.lbe.beta > 0 or bool(entropies))
         return LBESummary(
             settings=self._lbe_settings,
@@ -285,6 +295,7 @@ class LBETrainerMixin(_Base):
             targets=self.lbe.target.tolist() if known else [],
             entropies=entropies,
             first_entropies=by_layer(first, "entropy"),
+            penalized=1.0 if over_run is None else 1 - over_run.unmeasured - over_run.reversing,
             usage=usage(self._lbe_model, self.processing_class, name),
         )
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -36,7 +36,8 @@ class LBEArguments:
 
     Parameters:
         lbe_beta (`float`, defaults to 0.01): strength of the penalty, no unit. The paper tries 0.005, 0.01 and 0.05.
-            0 trains exactly as the trainer does without LBE.
+            0 trains exactly as the trainer does without LBE, but for the loss that a model computes itself under
+            gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
         lbe_alpha (`float`, defaults to 0.5): start of every layer's learnable target, in nats. The paper tries 0.2,
             0.3, 0.5 and 0.8.
         lbe_alpha_min (`float`, defaults to 0.2): floor under every target, in nats; 0.2 in the paper.
@@ -120,10 +121,22 @@ class LBEArguments:
         for name in ("lbe_beta", "lbe_alpha", "lbe_alpha_min"):
             # Hyper-parameter search casts what it tries to the type of what stands here.
             setattr(self, name, float(getattr(self, name)))
+        if self.lbe_alpha_learning_rate is not None:
+            self.lbe_alpha_learning_rate = float(self.lbe_alpha_learning_rate)
         self.check_lbe()
         other = getattr(super(), "__post_init__", None)  # of the arguments class this one is combined with
         if other is not None:
             other()
+
+    @classmethod
+    def of(cls, args: Any) -> LBEArguments:
+        """A copy of the settings in the arguments of a trainer; the defaults where it has none.
+
+        Raises:
+            ValueError: a setting is outside its range.
+        """
+        settings: dict[str, Any] = {name.name: getattr(args, name.name, name.default) for name in fields(LBEArguments)}
+        return LBEArguments(**settings)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self)}
@@ -142,7 +155,8 @@ class LBEArguments:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}.")
         layers = self.lbe_layers
-        if layers is not None and not (isinstance(layers, (list, tuple)) and layers):
+        indices = isinstance(layers, (list, tuple)) and all(isinstance(layer, int) for layer in layers)
+        if layers is not None and not (indices and layers):
             raise ValueError(f"lbe_layers must be a list of at least one index, not {layers!r}; leave it out for all.")
         if self.lbe_target_modules is not None and not self.lbe_target_modules:
             raise ValueError("lbe_target_modules is empty: name a module, or leave it out to use the hidden states.")

@@ -118,6 +118,7 @@ def test_masks_of_every_kind_select_the_same_tokens() -> None:
     queries = mask[:, None, :] * mask[:, :, None]
     causal = queries * torch.ones(5, 5, dtype=torch.long).tril()
     masks = [mask, mask.bool(), mask.float(), additive, additive.clamp(min=lowest), queries, queries[:, None].bool()]
+    masks += [(1 - mask) * -10000]
     masks += [torch.zeros(6, 1, 5, 5).masked_fill(causal[:, None] == 0, lowest)]
     for other in masks:
         assert torch.equal(real_tokens(other), mask.bool())

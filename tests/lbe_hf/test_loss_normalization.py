@@ -1,5 +1,6 @@
 """What is corrected of the upstream normalization, and what equals Trainer to the bit."""
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from tiny import InOrder, assert_same, bert, causal_rows, gradients_of_first_ste
 from torch import Tensor, nn
 from transformers import (
     BartConfig,
+    BartForCausalLM,
     BartForConditionalGeneration,
     BertForSequenceClassification,
     LlamaForCausalLM,
@@ -111,6 +113,61 @@ def test_equals_trainer_bit_for_bit(make_trainer: Make, case: str, accumulation:
     assert_same(results[0][0], results[1][0])
     assert_same(results[0][1], results[1][1])
     assert results[0][2] == results[1][2]
+
+
+class Summed(BertForSequenceClassification):
+    """Uses the number of items beside a call of super()."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)
+        if kwargs.get("num_items_in_batch") is not None:
+            loss = nn.functional.cross_entropy(outputs.logits, kwargs["labels"], reduction="sum")
+            outputs.loss = loss / kwargs["num_items_in_batch"]
+        return outputs
+
+
+class Scaled(Trainer):
+    """Takes the remedy that Transformers has."""
+
+    loss_is_scaled_for_ga = False
+
+
+class ScaledLBE(LBETrainerMixin, Scaled):
+    pass
+
+
+@pytest.mark.parametrize("case", ["super and number", "replaced forward", "loss_is_scaled_for_ga"])
+def test_what_is_normalized_already_stays_as_it_is(make_trainer: Make, case: str) -> None:
+    if case == "loss_is_scaled_for_ga" and not tiny.NORMALIZES:
+        pytest.skip("this version of transformers does not know loss_is_scaled_for_ga")
+    results = []
+    for cls in (Scaled, ScaledLBE) if case == "loss_is_scaled_for_ga" else (Trainer, LBETrainer):
+        torch.manual_seed(0)
+        model = (BertForSequenceClassification if case == "loss_is_scaled_for_ga" else Summed)(bert().config)
+        if case == "replaced forward":
+            model = BertForSequenceClassification(bert().config)
+            model.forward = types.MethodType(Summed.forward, Summed(bert().config))
+        trainer = make_trainer(
+            cls, model, token_rows(16), lbe_beta=0.0, max_steps=3, gradient_accumulation_steps=4,
+            remove_unused_columns=False,
+        )  # fmt: skip
+        if case == "replaced forward":
+            trainer.model_accepts_loss_kwargs = True
+        trainer.train()
+        results.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert results[0] == results[1]
+
+
+def test_hidden_states_are_those_of_the_model_under_accumulation_too(make_trainer: Make) -> None:
+    """The correction replaces `forward`, as a library would."""
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(d_model=8, **heads, encoder_layers=1, decoder_layers=1, vocab_size=40)
+    for accumulation in (1, 2):
+        trainer = make_trainer(
+            LBETrainer, BartForCausalLM(config), causal_rows(8), gradient_accumulation_steps=accumulation
+        )
+        trainer.train()
+        assert trainer.lbe_layer_names == ["hidden_states[0]", "hidden_states[1]"]
 
 
 def test_loss_of_a_classifier_is_the_mean_over_the_accumulated_batch(make_trainer: Make) -> None:

@@ -122,6 +122,13 @@ def test_checkpoint_of_other_layers_of_the_same_number_is_refused(make_trainer: 
     same.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
 
 
+def test_a_raised_floor_above_the_targets_of_the_checkpoint_is_refused(make_trainer: Make, tmp_path: Path) -> None:
+    make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS).train()
+    trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS, lbe_alpha=0.9, lbe_alpha_min=0.8)
+    with pytest.raises(ValueError, match=r"would keep from learning: resume with lbe_alpha_min=0.2"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+
+
 def test_checkpoint_of_an_older_version_has_no_names(make_trainer: Make, tmp_path: Path) -> None:
     whole = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
     whole.train()

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import others
@@ -259,6 +260,64 @@ def test_losses_that_cache_gradients_are_refused(tmp_path: Any) -> None:
         trainer(Hidden()).train()
 
 
+def test_training_step_that_does_not_call_super_stops_training(make_trainer: Make) -> None:
+    class Own(LBETrainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+            loss = self.compute_loss(model, inputs)
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    with pytest.raises(ValueError, match="training_step of Own does not call super"):
+        make_trainer(Own, bert(), token_rows(8), lbe_beta=1.0).train()
+    make_trainer(Own, bert(), token_rows(8), lbe_beta=0.0).train()
+
+
+def test_settings_and_model_of_the_moment_are_used(make_trainer: Make) -> None:
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8), lbe_beta=0.0)
+    trainer.args.lbe_beta = 3.0
+    trainer.train()
+    assert trainer.lbe.beta == 3.0
+    assert trainer.state.log_history[0]["lbe_loss"] > 0
+    trainer.args.per_device_train_batch_size = trainer._train_batch_size = 1
+    with pytest.raises(ValueError, match="One row has no variance"):
+        trainer.train()
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8))
+    trainer.train()
+    trainer.model = trainer.model_wrapped = bert(num_hidden_layers=2)
+    trainer.optimizer = None
+    trainer.train()
+    assert len(trainer.lbe.alpha) == 3
+
+
+def test_own_create_optimizer_changes_nothing(make_trainer: Make) -> None:
+    class Own(LBETrainer):
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+            return self.optimizer
+
+    trainer = make_trainer(Own, bert(), token_rows(8), lbe_beta=0.0)
+    trainer.args.lbe_beta = 3.0
+    trainer.train()
+    assert trainer.state.log_history[0]["lbe_loss"] > 0
+
+
+def test_chunks_of_which_the_last_one_has_one_row(make_trainer: Make, warnings_of: Any) -> None:
+    class Chunks(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            parts = [{key: value[start : start + 3] for key, value in inputs.items()} for start in (0, 3)]
+            return sum(model(**part).loss for part in parts)
+
+    class Both(LBETrainerMixin, Chunks):
+        pass
+
+    rows, model = token_rows(4), bert()
+    trainer = make_trainer(Both, model, rows, lbe_beta=1.0)
+    loss, _, _ = tiny.step(trainer, batch(rows))
+    task_loss = model(**batch(rows[:3])).loss + model(**batch(rows[3:])).loss
+    assert loss.item() == pytest.approx((task_loss * (1 + penalty_of(model, batch(rows[:3])))).item(), rel=1e-5)
+    assert not [text for text in warnings_of() if "without the penalty" in text]
+
+
 # ---- The two forms -------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +338,8 @@ def test_product_with_a_negative_task_loss_goes_without_the_penalty(make_trainer
     assert_same(*gradients)
     assert trainer.state.log_history[0]["lbe_loss"] == 0
     assert trainer.state.log_history[0]["entropy_mean"] > 0
-    (warning,) = [text for text in warnings_of() if "lbe_form='additive'" in text]
+    (warning,) = [text for text in warnings_of() if "since the last log line" in text]
+    assert "lbe_form='additive'" in warning
     assert "100% of the batches" in warning
 
 
@@ -301,9 +361,23 @@ def test_additive_with_a_negative_task_loss_steers_to_the_target(make_trainer: M
 def test_a_penalty_too_small_to_matter_is_reported_at_the_end(make_trainer: Make, warnings_of: Any) -> None:
     make_trainer(LBETrainer, bert(), token_rows(8), lbe_beta=1e-4).train()
     (warning,) = [text for text in warnings_of() if "of the task loss over this run" in text]
-    for part in ("too little", "lbe_beta, now 0.0001", "lbe_target_modules", "lbe_alpha"):
+    for part in ("too little", "Raise lbe_beta, now 0.0001", "lbe_target_modules", "lbe_alpha"):
         assert part in warning
     assert "\n" not in warning
+
+
+def test_a_penalty_that_was_never_applied_is_reported(make_trainer: Make, warnings_of: Any) -> None:
+    negative = make_trainer(LBENegative, bert(), token_rows(8), lbe_beta=5.0)
+    negative.train()
+    assert "Use lbe_form='additive'" in next(text for text in warnings_of() if "over this run" in text)
+    negative.create_model_card()
+    card = Path(negative.args.output_dir, "README.md").read_text()
+    assert "its penalty was applied to no batch" in card
+    single = make_trainer(
+        LBETrainer, bert(), token_rows(8), {"data_collator": lambda rows: batch(rows[:1])}, lbe_beta=5.0
+    )
+    single.train()
+    assert "no batch could be measured" in [text for text in warnings_of() if "over this run" in text][1]
 
 
 def test_a_penalty_that_matters_is_not_reported(make_trainer: Make, warnings_of: Any) -> None:

@@ -85,6 +85,7 @@ def test_combines_with_any_arguments_class() -> None:
 def test_integers_are_made_floats() -> None:
     """A hyper-parameter search casts its values to the type of what they replace."""
     args = LBETrainingArguments(lbe_beta=0, lbe_alpha=1, lbe_alpha_min=0)
+    assert LBETrainingArguments(lbe_alpha_learning_rate="5e-5").lbe_alpha_learning_rate == 5e-5  # type: ignore[arg-type]
     assert {type(args.lbe_beta), type(args.lbe_alpha), type(args.lbe_alpha_min)} == {float}
 
 
@@ -100,6 +101,7 @@ def test_integers_are_made_floats() -> None:
         ({"lbe_form": "sum"}, "lbe_form must be one of"),
         ({"lbe_samples": "row"}, "lbe_samples must be one of"),
         ({"lbe_layers": []}, "lbe_layers must be a list of at least one index"),
+        ({"lbe_layers": [1.0]}, "lbe_layers must be a list of at least one index"),
         ({"lbe_layers": 3}, "lbe_layers must be a list of at least one index"),
         ({"lbe_target_modules": "*.output"}, "is not a regular expression"),
         ({"lbe_target_modules": []}, "lbe_target_modules is empty"),
