@@ -284,17 +284,19 @@ def _deviations(
 ) -> Tensor:
     """Deviations from the mean, 0 at padding, times a factor for each unit; computed as precisely as the mean is."""
     result: Tensor = torch.empty_like(x, dtype=dtype)
+    shift = -mean_rest if scale is None else -mean_rest * scale
     for block, pad in plan.blocks(x):
         unit = slice(None) if plan.pool_positions else block
-        part = x[:, block].to(mean.dtype) - mean[unit]
-        part.sub_(mean_rest[unit])
-        if scale is not None:
-            part.mul_(scale[unit])
+        in_place = result[:, block] if dtype == mean.dtype else None
+        part = torch.sub(x[:, block], mean[unit], out=in_place)
+        if scale is None:
+            part.add_(shift[unit])
+        else:
+            torch.addcmul(shift[unit], part, scale[unit], out=part)
         if pad is not None:
             part.masked_fill_(pad, 0)
-        if part.shape == x.shape and part.dtype == dtype:
-            return part
-        result[:, block] = part
+        if in_place is None:
+            result[:, block] = part
     return result
 
 
@@ -307,7 +309,7 @@ def _moments(x: Tensor, plan: _Plan) -> Moments:
     pivot = x[0].to(dtype) if plan.first is None else x[plan.first].to(dtype).masked_fill_(plan.rows == 0, 0)
     sums, squares = torch.empty_like(pivot), torch.empty_like(pivot)
     for block, pad in plan.blocks(x):
-        part = x[:, block].to(dtype) - pivot[block]
+        part = x[:, block] - pivot[block]  # in the wider of their types
         if pad is not None:
             part.masked_fill_(pad, 0)
         torch.sum(part, 0, out=sums[block])

@@ -1,0 +1,62 @@
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from tiny import bert
+from torch import Tensor, nn
+
+from lbe_hf.forward_pass import argument, around_forward, is_replaced
+
+
+class Double(nn.Module):
+    def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
+        return x * scale
+
+
+def plus_one(forward: Any, args: Any, kwargs: Any) -> Any:
+    return forward(*args, **kwargs) + 1
+
+
+def test_whoever_calls_forward_gets_the_stand_in() -> None:
+    module, x = Double(), torch.ones(2)
+    with around_forward(module, plus_one), around_forward(module, plus_one):
+        assert module(x).tolist() == [4, 4]
+        assert module.forward(x, scale=3.0).tolist() == [5, 5]
+        assert not is_replaced(module)
+    assert module(x).tolist() == [2, 2]
+    assert "forward" not in vars(module)
+
+
+def test_a_forward_that_was_there_is_put_back() -> None:
+    module = Double()
+    other = MethodType(lambda self, x: x * 10, module)
+    module.forward = other  # type: ignore[method-assign]
+    with around_forward(module, plus_one):
+        assert module(torch.ones(1)).item() == 11
+        assert is_replaced(module)
+    assert vars(module)["forward"] is other
+    with pytest.raises(TypeError), around_forward(module, plus_one):
+        module(1, 2, 3)
+    assert vars(module)["forward"] is other
+
+
+def test_autocasting_of_accelerate_replaces_nothing() -> None:
+    try:
+        prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(bert())
+        assert "forward" in vars(prepared)
+        assert not is_replaced(prepared)
+    finally:
+        AcceleratorState._reset_state()
+
+
+def test_arguments_by_name_by_position_and_in_a_dictionary() -> None:
+    forward = Double().forward
+    assert argument(forward, (1,), {"scale": 3.0}, "scale") == 3.0
+    assert argument(forward, (1, 4.0), {}, "scale") == 4.0
+    assert argument(forward, ({"scale": 5.0},), {}, "scale") == 5.0
+    assert argument(forward, (1,), {}, "scale") is None
+    assert argument(forward, (), {}, "scale") is None
+    assert argument(forward, (1, 2, 3, 4), {}, "scale") is None  # a call that will fail
