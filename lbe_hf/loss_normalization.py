@@ -8,12 +8,15 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from .forward_pass import around_forward, is_replaced
 from .models import base_model
+
+_judged: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def trainer_divides(trainer: Trainer, num_items_in_batch: Any) -> bool:
@@ -43,7 +46,11 @@ def own_loss_corrected(trainer: Trainer, model: nn.Module, accumulation_steps: i
     # With `loss_is_scaled_for_ga = False`, the remedy of transformers 5.19, it divides by the steps itself.
     divisor = processes * (1 if trainer_divides(trainer, num_items_in_batch=1) else accumulation_steps)
     inside = base_model(model)
-    if divisor == 1 or hasattr(inside, "accepts_loss_kwargs") or not ignores_num_items(inside):
+    if divisor == 1 or hasattr(inside, "accepts_loss_kwargs"):
+        return nullcontext()
+    if inside not in _judged:  # reading the source takes milliseconds
+        _judged[inside] = ignores_num_items(inside)
+    if not _judged[inside]:
         return nullcontext()
     return _loss_divided(model, divisor)
 
