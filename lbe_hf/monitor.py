@@ -85,6 +85,11 @@ class EntropyMonitor:
         self.last = means or self.last
         return means
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether an optimizer step was counted."""
+        return self._run is not None
+
     def over_run(self) -> Means | None:
         """Means over all steps; None if there was none."""
         return _means(self._run, self._run_steps)

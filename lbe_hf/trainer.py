@@ -34,7 +34,7 @@ else:
 
 logger = logging.get_logger(__name__)
 
-_EXTENDED = "__init__ _inner_training_loop compute_loss create_model_card create_optimizer log training_step".split()
+_EXTENDED = "__init__ _inner_training_loop compute_loss create_model_card get_batch_samples log training_step".split()
 
 
 class LBETrainerMixin(_Base):
@@ -93,6 +93,7 @@ class LBETrainerMixin(_Base):
             self._lbe_settings, self._lbe_targets, self._lbe_reporter, synced=self._lbe_synced, held_dtype=held_dtype
         )
         self._lbe_measured: Measurement | None = None
+        self._lbe_has_batches = False
         self._lbe_targets.optimizer.zero_grad()
 
     @property
@@ -195,19 +196,23 @@ class LBETrainerMixin(_Base):
         if self._lbe_measures:
             check_training(self, self._lbe_settings, synced=self._lbe_synced)
         result = super()._inner_training_loop(*args, **kwargs)
+        self._lbe_check_measured()
         self._lbe_reporter.end(self._lbe_monitor.over_run(), self.lbe)
         return result
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's `create_optimizer`; a step fails if nothing was measured for it."""
-        new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if new and isinstance(self.optimizer, torch.optim.Optimizer):
-            self.optimizer.register_step_pre_hook(self._lbe_check_step)
-        return optimizer
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As the trainer's `get_batch_samples`, which begins every optimizer step.
 
-    def _lbe_check_step(self, *_: Any) -> None:
-        if self._lbe_measures and self._lbe_monitor.over_run() is None:
+        Raises:
+            ValueError: nothing was measured in the first step, because a subclass trains in its own way.
+        """
+        self._lbe_check_measured()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self._lbe_has_batches = self._lbe_has_batches or len(batches[0]) > 0
+        return batches
+
+    def _lbe_check_measured(self) -> None:
+        if self._lbe_measures and self._lbe_has_batches and not self._lbe_monitor.has_steps:
             raise ValueError(
                 f"training_step of {type(self).__name__} does not call super().training_step: nothing is regularized. "
                 "Write it in a Trainer subclass X, and train with `class Y(LBETrainerMixin, X)`."
