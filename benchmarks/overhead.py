@@ -1,7 +1,7 @@
 """What a training step costs with `LBETrainer`, beside `Trainer` and a straightforward implementation of the paper.
 
-    python benchmarks/overhead.py                          # both models in float32 and bfloat16, as in the README
-    python benchmarks/overhead.py --models minilm --precisions fp32 --steps 30
+    python benchmarks/overhead.py                          # both models in float32 and bfloat16
+    python benchmarks/overhead.py --models minilm --precisions fp32 --trainers Trainer LBETrainer
 
 Times are taken in one process, the trainers taking turns at every step on the same batch; a ratio is the median of the
 ratios step by step. Memory is the peak of a fresh process for each trainer, less what it held before the model was
@@ -92,12 +92,12 @@ def stepper(kind: str, model: str, precision: str) -> Callable[[], None]:
     return step
 
 
-def seconds(model: str, precision: str, steps: int) -> dict[str, list[float]]:
-    steppers = {kind: stepper(kind, model, precision) for kind in TRAINERS}
-    times: dict[str, list[float]] = {kind: [] for kind in TRAINERS}
-    kinds = list(TRAINERS)
+def seconds(kinds: list[str], model: str, precision: str, steps: int) -> dict[str, list[float]]:
+    steppers = {kind: stepper(kind, model, precision) for kind in kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for index in tqdm(range(-2, steps), desc=f"{model} {precision}"):
-        for kind in kinds[index % 3 :] + kinds[: index % 3]:
+        first = index % len(kinds)
+        for kind in kinds[first:] + kinds[:first]:
             start = time.perf_counter()
             steppers[kind]()
             if index >= 0:  # two steps to warm up
@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=["minilm", "bert-base"], default=["minilm", "bert-base"])
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--trainers", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
     parser.add_argument("--steps", type=int, default=30, help="counted steps of each trainer")
     parser.add_argument("--peak", choices=list(TRAINERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -143,13 +144,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for model in options.models:
         for precision in options.precisions:
-            times = seconds(model, precision, options.steps)
-            peaks = {kind: measure_peak(kind, model, precision) for kind in TRAINERS}
-            for kind in TRAINERS:
-                ratio = statistics.median(a / b for a, b in zip(times[kind], times["Trainer"], strict=True))
+            times = seconds(options.trainers, model, precision, options.steps)
+            peaks = {kind: measure_peak(kind, model, precision) for kind in options.trainers}
+            for kind in options.trainers:
+                base = times[options.trainers[0]]
+                ratio = statistics.median(a / b for a, b in zip(times[kind], base, strict=True))
                 print(
                     f"| {model} | {precision} | {kind} | {statistics.median(times[kind]):.3f} | {ratio:.3f} "
-                    f"| {peaks[kind]:.0f} | {peaks[kind] / peaks['Trainer']:.3f} |",
+                    f"| {peaks[kind]:.0f} | {peaks[kind] / peaks[options.trainers[0]]:.3f} |",
                     flush=True,
                 )
 
