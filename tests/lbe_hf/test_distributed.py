@@ -74,6 +74,15 @@ def test_causal_language_model(ranks: Ranks, tmp_path: Path, synced: bool) -> No
     compare(results, on_ranks.train(rows, "llama", output_dir=str(tmp_path), **alone))
 
 
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_additive_penalty_is_the_mean_over_processes(ranks: Ranks, tmp_path: Path, model: str) -> None:
+    """Whether the task loss is a mean over rows or over the tokens of all processes."""
+    rows = token_rows(64) if model == "bert" else causal_rows(64)
+    settings = {"lbe_form": "additive", "lbe_beta": 3.0, "max_steps": 5, "output_dir": str(tmp_path)}
+    results = ranks(on_ranks.train, rows, model, gradient_accumulation_steps=2, **settings)
+    compare(results, on_ranks.train(rows, model, gradient_accumulation_steps=4, **settings))
+
+
 # ---- Resuming ------------------------------------------------------------------------------------------------------
 
 
