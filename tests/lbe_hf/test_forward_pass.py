@@ -44,6 +44,7 @@ def test_a_forward_that_was_there_is_put_back() -> None:
 
 
 def test_autocasting_of_accelerate_replaces_nothing() -> None:
+    AcceleratorState._reset_state()  # of the trainers of other tests
     try:
         prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(bert())
         assert "forward" in vars(prepared)
