@@ -66,7 +66,7 @@ def check_activations(
 
     Args:
         first: whether these are the activations of the first micro-batch of a training.
-        penalized: whether a penalty is laid on them.
+        penalized: whether a penalty is applied to them.
         synced: whether they are measured together with those of other processes.
 
     Raises:
