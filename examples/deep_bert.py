@@ -27,6 +27,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     HfArgumentParser,
+    PreTrainedModel,
     ProgressCallback,
     set_seed,
 )
@@ -86,12 +87,16 @@ def sentences(rows: int, seed: int) -> StackDataset:
     return StackDataset(input_ids=words, labels=((words < WORDS // 2).sum(1) > LENGTH // 2).long())
 
 
-def train(args: Arguments, rows: Dataset, words: int = WORDS, labels: int = 2) -> AccuracyTrainer:
+def network(args: Arguments, words: int = WORDS, labels: int = 2) -> PreTrainedModel:
+    """Random weights, by the seed of the arguments."""
     set_seed(args.seed)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": args.depth}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = AutoConfig.for_model(args.model_type, vocab_size=words, num_labels=labels, **sizes, **no_dropout)
-    model = AutoModelForSequenceClassification.from_config(config)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def train(args: Arguments, rows: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
     trainer = AccuracyTrainer(model, args, train_dataset=rows)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
@@ -131,7 +136,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):
         args.seed, args.lbe_beta = seed, beta
         rows = sentences(args.max_steps * args.gradient_accumulation_steps * args.train_batch_size, seed)
-        history = train(copy.copy(args), rows).state.log_history
+        history = train(copy.copy(args), rows, network(args)).state.log_history
         histories[trainer].append(history)
         table.append({"trainer": trainer, "seed": seed, **summary(history)})
     draw(histories, args.output_dir)

@@ -100,11 +100,14 @@ def execute(run: Run) -> None:
     with redirect_stdout(None):
         if run.data == "digits":
             rows = digits()
-            trainer = deep_bert.train(args, Subset(rows, range(TRAINING_DIGITS)), words=65, labels=10)
+            trainer = deep_bert.train(
+                args, Subset(rows, range(TRAINING_DIGITS)), deep_bert.network(args, words=65, labels=10)
+            )
             predicted, labels, _ = trainer.predict(Subset(rows, range(TRAINING_DIGITS, len(rows))))
             test_accuracy = float((predicted.argmax(-1) == labels).mean())
         else:
-            trainer = deep_bert.train(args, deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed))
+            rows = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
+            trainer = deep_bert.train(args, rows, deep_bert.network(args))
             test_accuracy = None  # no row is seen twice
     history = trainer.state.log_history
     lines = pd.DataFrame([line for line in history if "accuracy" in line])

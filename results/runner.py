@@ -1,0 +1,81 @@
+"""The runs of a study: each is done once, several at a time, and all raw results are in one CSV file.
+
+A study can be killed at any time: the same command resumes with the runs that are not in its file.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+
+class Run(Protocol):
+    @property
+    def name(self) -> str:
+        """Unique in the study."""
+
+
+def main(description: str | None, runs: Iterable[Run], execute: Callable[..., pd.DataFrame], path: Path) -> None:
+    """The command line of a study.
+
+    Args:
+        runs: in the order in which they are done.
+        execute: trains one run in a process with one thread and returns its lines; picklable.
+        path: CSV file of all runs; the column `run` has their names.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry_run", action="store_true", help="Only count the runs.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Runs at once.")
+    args = parser.parse_args()
+    everything = {run.name: run for run in runs}
+    missing = [run for name, run in everything.items() if name not in done(path)]
+    print(f"{len(everything)} runs, {len(missing)} of them missing", flush=True)
+    if args.dry_run:
+        return
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            failed = _execute(missing, execute, path, args.workers)
+    except Timeout:
+        sys.exit(f"error: another process writes {path.name}: wait for it, or stop it.")
+    if failed:
+        sys.exit(f"{failed} runs failed, see above: the same command tries them again.")
+
+
+def done(path: Path) -> set[str]:
+    """Names of the runs that are in the file."""
+    return set(pd.read_csv(path, usecols=["run"])["run"]) if path.exists() else set()
+
+
+def _execute(missing: list[Run], execute: Callable[..., pd.DataFrame], path: Path, workers: int) -> int:
+    failed = 0
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        futures = {pool.submit(execute, run): run for run in missing}
+        for future in tqdm(as_completed(futures), total=len(futures)):
+            if future.exception() is None:
+                _append(future.result().assign(run=futures[future].name), path)
+            else:
+                failed += 1
+                tqdm.write(f"{futures[future].name}: {future.exception()!r}")
+    return failed
+
+
+def _append(lines: pd.DataFrame, path: Path) -> None:
+    """All or nothing, as the process may be killed while it writes."""
+    before = [pd.read_csv(path, float_precision="round_trip")] if path.exists() else []
+    unfinished = path.with_suffix(".unfinished")
+    pd.concat([*before, lines]).to_csv(unfinished, index=False)
+    unfinished.replace(path)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,115 @@
+"""The deep transformer without LBE and with it, both tuned, and other initializations: PROTOCOL.md, 1 and 2.
+
+    python results/tuned_rivals/study.py --dry_run     # how many runs there are, and how many are missing
+    python results/tuned_rivals/study.py               # as many at once as there are cores, one thread each
+
+Trains with `examples/deep_bert.py`; needs the extra `examples`. All raw results are in `runs.csv`.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+
+import deep_bert  # noqa: E402
+import runner  # noqa: E402
+
+RUNS = HERE / "runs.csv"
+LEARNING_RATES = (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+DEPTH = 48
+
+
+@dataclass(frozen=True)
+class Run:
+    """What defines a run. Without the penalty `beta` is 0, and `alpha` has no effect."""
+
+    seed: int
+    learning_rate: float
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    alpha: float = 0.5
+    beta: float = 0.0
+    initialization: str = "default"
+    """"default" (Transformers'), "gpt2", "deepnorm", or "prelayernorm", which is another network."""
+
+    @property
+    def name(self) -> str:
+        penalty = f"alpha{self.alpha}-beta{self.beta}" if self.beta else "none"
+        schedule = f"lr{self.learning_rate}-warmup{self.warmup_steps}-clip{self.max_grad_norm}"
+        return f"{self.initialization}-{schedule}-{penalty}-seed{self.seed}"
+
+
+def runs() -> Iterator[Run]:
+    """Seed by seed, so that at any time all settings have nearly as many."""
+    for seed in range(3):
+        yield from settings(seed)
+
+
+def settings(seed: int) -> Iterator[Run]:
+    """The 30 cells without LBE and with it, the rest of LBE's 30 settings, and the other initializations."""
+    for rate in LEARNING_RATES:
+        for warmup_steps, max_grad_norm, beta in product((0, 40, 100), (1.0, 0.1), (0.0, 2.0)):
+            yield Run(seed, rate, warmup_steps, max_grad_norm, beta=beta)
+        for initialization in ("gpt2", "deepnorm", "prelayernorm"):
+            yield Run(seed, rate, initialization=initialization)
+        for alpha, beta in product((0.3, 0.5, 0.7), (0.5, 2.0)):
+            yield Run(seed, rate, alpha=alpha, beta=beta)
+
+
+def execute(run: Run) -> pd.DataFrame:
+    """Train, and return a line for every 20 steps: accuracy and loss on the batches, entropies in nats."""
+    args = deep_bert.Arguments(
+        model_type="roberta-prelayernorm" if run.initialization == "prelayernorm" else "bert",
+        depth=DEPTH,
+        learning_rate=run.learning_rate,
+        warmup_steps=run.warmup_steps,
+        max_grad_norm=run.max_grad_norm,
+        lr_scheduler_type="constant_with_warmup",
+        max_steps=400,
+        lbe_beta=run.beta,
+        lbe_alpha=run.alpha,
+        seed=run.seed,
+        use_cpu=True,
+        disable_tqdm=True,
+        log_level="error",
+    )
+    model = deep_bert.network(args)
+    if run.initialization in ("gpt2", "deepnorm"):
+        initialize(model, run.initialization)
+    examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
+    with redirect_stdout(None):
+        history = deep_bert.train(args, examples, model).state.log_history
+    lines = pd.DataFrame([line for line in history if "accuracy" in line])
+    columns = ["step", "accuracy", "task_loss", "grad_norm", "entropy_min", "entropy_mean", "entropy_last"]
+    return lines[columns].round(4).assign(**asdict(run))
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, kind: str) -> None:
+    """Scale the weights of a BERT that was initialized as Transformers does.
+
+    "gpt2": the projections into the residual stream are divided by sqrt(2 * depth) (Radford et al., 2019, 2.3).
+    "deepnorm": Xavier's initialization, with the gain (8 * depth)^(-1/4) for values, output projection and
+    feed-forward (Wang et al., arXiv 2203.00555, figure 2); the residual stream itself is not scaled up.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or ".layer." not in name:
+            continue
+        queries_or_keys = name.endswith((".query", ".key"))
+        if kind == "gpt2" and name.endswith(".output.dense"):
+            module.weight /= (2 * DEPTH) ** 0.5
+        if kind == "deepnorm":
+            nn.init.xavier_normal_(module.weight, gain=1.0 if queries_or_keys else (8 * DEPTH) ** -0.25)
+
+
+if __name__ == "__main__":
+    runner.main(__doc__, runs(), execute, RUNS)
