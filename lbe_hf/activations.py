@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .entropy import Samples, measure_entropies, real_tokens
+from .entropy import measure_entropies
+from .moments import Samples, real_tokens
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,24 @@ class Activation:
 class Recording:
     """The forward passes made while an activation source listened."""
 
+    sink: Callable[[Activation], None] | None = None
+    """Takes each activation when it is made, so that none is held; None: they are recorded in `passes`."""
     passes: list[list[Activation]] = field(default_factory=list)
     """One list for each forward pass, in the order of the layers."""
+    taken: int = 0
+    """Activations that were recorded or went to the sink."""
     without_gradient: int = 0
     """Forward passes that were not recorded, because gradients were disabled."""
     unreadable_mask: str | None = None
     """Type of an attention mask that is no tensor of two to four dimensions."""
+
+    def record(self, activations: list[Activation], activation: Activation) -> None:
+        """Take an activation of the forward pass whose others are in this list of `passes`."""
+        self.taken += 1
+        if self.sink is None:
+            activations.append(activation)
+        else:
+            self.sink(activation)
 
     def take(self, layers: Sequence[int] | None) -> list[Activation]:
         """Activations that `layers` names, pass by pass, all of them for None; they are no longer recorded here.
@@ -85,7 +98,7 @@ class Recording:
             models: names of the models, for the message where all their passes were made without gradient.
             nothing: the message for any other case.
         """
-        if self.passes:
+        if self.taken:
             return
         if self.without_gradient:
             raise ValueError(
@@ -102,12 +115,19 @@ class ActivationSource(Protocol):
     def expected(self) -> int | None:
         """How many layers there are, where that is known before the first forward pass."""
 
-    def listen(self, labels: Tensor | None = None, *, with_gradient: bool = True) -> AbstractContextManager[Recording]:
+    def listen(
+        self,
+        labels: Tensor | None = None,
+        *,
+        with_gradient: bool = True,
+        sink: Callable[[Activation], None] | None = None,
+    ) -> AbstractContextManager[Recording]:
         """Context in which forward passes are recorded.
 
         Args:
             labels: labels that the model itself may not get, by which padding of a decoder is known.
             with_gradient: record only passes made with gradients enabled.
+            sink: takes each activation when it is made, instead of the recording.
 
         Raises:
             ValueError: on leaving the context, if nothing was recorded.

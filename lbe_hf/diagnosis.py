@@ -1,49 +1,119 @@
-"""How much of real data each layer of a model lets through, before any training."""
+"""How much of real data each layer of a model lets through, and the verdict."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .activations import ActivationSource, measure_activations
-from .entropy import SILENT_ENTROPY, Samples
-from .hidden_states import HiddenStates
+from .activations import Activation, ActivationSource
+from .batch_inputs import BatchInputs
+from .hidden_states import HiddenStates, models_with_hidden_states
+from .layer_statistics import LayerStatistics, layer_statistics
+from .leaf_modules import LeafModules, ModuleStatistics, leaf_modules
+from .moments import Samples
 from .target_modules import TargetModules
+from .verdict import Finding, judge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEALTHY = "Healthy: every layer lets the signal through."
+
+_COLUMNS = {
+    "batch_entropy": ("entropy (nats)", ".4f"),
+    "variance_share": ("variance share", ".2g"),
+    "effective_rank": ("effective rank", ".2f"),
+    "dead_units": ("dead units", ".0%"),
+    "nonfinite": ("NaN or infinite", ".0%"),
+}
 
 
 @dataclass(frozen=True)
 class InformationFlow:
-    """Batch entropy of each layer, from the input to the output."""
+    """What each layer lets through, from the input to the output, and what that means."""
 
-    names: list[str]
-    entropies: list[float]
-    """In nats, as `lbe_hf.batch_entropy` defines it."""
+    layers: list[LayerStatistics]
+    modules: list[ModuleStatistics]
+    """The innermost modules, checked for outputs without variance or with NaN, which hidden states need not show."""
+    findings: list[Finding]
+    """The verdict, the first cause first; empty for a healthy model."""
 
     @property
-    def silent(self) -> list[str]:
-        """Names of the layers that let nothing through: their batch entropy is below 0.001 nats."""
-        return [name for name, entropy in zip(self.names, self.entropies, strict=True) if entropy < SILENT_ENTROPY]
+    def names(self) -> list[str]:
+        """Of the layers."""
+        return [layer.name for layer in self.layers]
+
+    @property
+    def entropies(self) -> list[float]:
+        """Batch entropy of each layer, in nats."""
+        return [layer.batch_entropy for layer in self.layers]
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether no finding is a fault; that the last layers are redundant is none."""
+        return not any(finding.is_fault for finding in self.findings)
+
+    @cached_property
+    def verdict(self) -> list[str]:
+        """One line for each finding; a healthy model has a line, too."""
+        return [*([HEALTHY] if self.is_healthy else []), *map(str, self.findings)]
+
+    def table(self) -> list[list[str]]:
+        """A row of text for each layer below one with the names of the columns."""
+        head = ["layer", *(title for title, _ in _COLUMNS.values())]
+        rows = [
+            [layer.name, *(format(getattr(layer, name), spec) for name, (_, spec) in _COLUMNS.items())]
+            for layer in self.layers
+        ]
+        return [head, *rows]
 
     def __str__(self) -> str:
-        width = max(len(name) for name in ("layer", *self.names))
-        lines = [f"{'layer':<{width}}  batch entropy (nats)"]
-        lines += [f"{name:<{width}}  {entropy:.4f}" for name, entropy in zip(self.names, self.entropies, strict=True)]
-        verdict = (
-            f"These layers let nothing through: {', '.join(self.silent)}."
-            if self.silent
-            else "Every layer lets something through."
-        )
-        return "\n".join([*lines, verdict])
+        table = self.table()
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+        return "\n".join([*(line.rstrip() for line in lines), "", *self.verdict])
+
+    def _repr_html_(self) -> str:
+        from .flow_page import fragment
+
+        return fragment(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of lists, strings and numbers; a statistic that could not be measured is None."""
+        return {
+            "healthy": self.is_healthy,
+            "findings": [{**asdict(finding), "fault": finding.is_fault} for finding in self.findings],
+            "layers": [_without_nan(asdict(layer)) for layer in self.layers],
+            "modules": [_without_nan(asdict(module)) for module in self.modules],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_html(self, title: str = "Information flow") -> str:
+        """One page that needs no other file: the verdict, the table and, with the extra `plot`, the figure."""
+        from .flow_page import page
+
+        return page(title, self)
+
+    def plot(self) -> Figure:
+        """Batch entropy, variance share and effective rank by layer, those of the verdict marked (extra `plot`)."""
+        from .figures import draw_flow
+
+        return draw_flow(self)
 
 
 def information_flow(
@@ -55,55 +125,93 @@ def information_flow(
     samples: Samples = "sequence",
     ignore_padding: bool = True,
 ) -> InformationFlow:
-    """Batch entropy of each layer of any model on the first batches of a data loader, without training.
+    """What each layer of any model lets through on the first batches of a data loader, without training.
 
     Dropout is off, so that its noise is not taken for information, and batch normalization uses the statistics of the
     batch, as in training. The model (weights, buffers, mode, hooks) and the state of the random number generators are
     left as found.
 
     Args:
-        model: a Transformers model, or with `target_modules` any module.
-        dataloader: batches of two or more rows, dictionaries of the arguments of `model`; moved to its device.
-        target_modules: modules whose outputs are measured, as `lbe_target_modules` of `LBEArguments`: a regular
-            expression, or a list of names or dotted suffixes. None (default): the hidden states.
+        model: any module.
+        dataloader: batches of two or more examples, dictionaries of the arguments of `model`; moved to its device.
+        target_modules: modules whose outputs are the layers, as `lbe_target_modules` of `LBEArguments`: a regular
+            expression, or a list of names or dotted suffixes. None (default): the hidden states, or all innermost
+            modules of a model that has none.
         num_batches: how many batches are averaged, at most (default 4).
-        samples: what the variance runs over, as in `lbe_hf.batch_entropy` (default `"sequence"`, the rows).
+        samples: what the variance runs over, as in `lbe_hf.batch_entropy` (default `"sequence"`, the examples).
         ignore_padding: leave padding out, by the attention mask (default True).
 
     Raises:
-        ValueError: there is no batch, a batch is no dictionary, a layer never had two samples, or the layers cannot be
-            found as `target_modules` says.
+        ValueError: there is no batch, a batch is no dictionary, no layer ever had two samples, or the layers cannot
+            be found by `target_modules`.
     """
-    source: ActivationSource = HiddenStates(model) if target_modules is None else TargetModules(model, target_modules)
-    names: list[str] = []
-    totals: list[tuple[Tensor, Tensor]] = []
-    with _as_found(model), torch.no_grad():
+    meter = FlowMeter(model, target_modules, samples, ignore_padding)
+    with as_found(model), torch.no_grad():
         device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
         for batch in islice(dataloader, num_batches):
             if not isinstance(batch, Mapping):
                 raise ValueError(f"Batches must be dictionaries of the model's arguments, not {type(batch).__name__}.")
-            inputs = send_to_device(batch, device)
-            with source.listen(with_gradient=False) as recording:
-                model(**inputs)
-            layers, *measured = measure_activations(recording.take(None), samples, ignore_padding)
-            if names and names != layers:
-                raise ValueError(f"One batch gave {len(names)} activations and another one {len(layers)}.")
-            names = layers
-            totals.append((measured[0], measured[1]))
-    if not totals:
-        raise ValueError("The data loader gave no batch.")
-    counts = torch.stack([valid for _, valid in totals]).sum(0)
-    unmeasured = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
-    if unmeasured:
-        raise ValueError(
-            f"No batch had two samples for {', '.join(unmeasured)}: "
-            "use batches of two or more rows, or samples='token'."
-        )
-    return InformationFlow(names, (torch.stack([entropies for entropies, _ in totals]).sum(0) / counts).tolist())
+            meter.measure((), dict(send_to_device(batch, device)))
+    return meter.flow()
+
+
+class FlowMeter:
+    """Measures forward passes of a model, one after the other; arguments as of `information_flow`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_modules: str | Sequence[str] | None = None,
+        samples: Samples = "sequence",
+        ignore_padding: bool = True,
+    ) -> None:
+        self._model, self._samples, self._ignore_padding = model, samples, ignore_padding
+        self._source: ActivationSource
+        if target_modules is not None:
+            self._source = TargetModules(model, target_modules)
+        elif models_with_hidden_states(model):
+            self._source = HiddenStates(model, every_layer=False)
+        else:
+            self._source = TargetModules(model, list(leaf_modules(model)))
+        self._layers: dict[str, list[LayerStatistics]] = {}
+        self._modules = LeafModules(model)
+        self._inputs: list[BatchInputs] = []
+
+    def measure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make one forward pass with these arguments and measure it."""
+        inputs = BatchInputs.of(args, kwargs)
+        self._inputs.append(inputs)
+        mask = inputs.mask if self._ignore_padding else None
+        with self._source.listen(with_gradient=False, sink=self._take), self._modules.listen(inputs.rows, mask):
+            self._model(*args, **kwargs)
+
+    def _take(self, activation: Activation) -> None:
+        if activation.value.dim() < 2:
+            return
+        mask = activation.mask if self._ignore_padding and activation.mask_fits else None
+        statistics = layer_statistics(activation.name, activation.value, mask, self._samples)
+        self._layers.setdefault(activation.name, []).append(statistics)
+
+    def flow(self) -> InformationFlow:
+        """Over all passes so far.
+
+        Raises:
+            ValueError: there was none, or no layer ever had two samples.
+        """
+        if not self._inputs:
+            raise ValueError("The data loader gave no batch.")
+        layers = [LayerStatistics.over(parts) for parts in self._layers.values()]
+        modules = list(self._modules.statistics.values())
+        findings = judge(layers, modules, self._inputs)
+        if not findings and not any(layer.max_rank for layer in layers):
+            raise ValueError(
+                "No batch had two samples for any layer: use batches of two or more examples, or samples='token'."
+            )
+        return InformationFlow(layers, modules, findings)
 
 
 @contextmanager
-def _as_found(model: nn.Module) -> Iterator[None]:
+def as_found(model: nn.Module) -> Iterator[None]:
     """Set the model up for measuring; on the way out it and the random number generators are as they were."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -124,3 +232,8 @@ def _as_found(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """NaN, which JSON does not have, is the one value that is not equal to itself."""
+    return {name: value if value == value else None for name, value in values.items()}

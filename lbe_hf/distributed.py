@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from .entropy import Moments, Samples, measure_entropies
+from .entropy import measure_entropies
+from .moments import Moments, Samples
 
 
 def measure_entropies_over_processes(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from .diagnosis import InformationFlow, information_flow
-from .entropy import Samples
+from .moments import Samples
 
 
 def main(argv: list[str] | None = None) -> int:

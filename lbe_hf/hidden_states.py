@@ -27,19 +27,22 @@ class HiddenStates:
     encoder's states, then the decoder's. If a library has replaced the `forward` of a model, as TRL does, the states
     are those of its backbone.
 
+    Args:
+        model: or a module with Transformers models inside.
+        every_layer: refuse models that drop layers at random when they are trained (default).
+
     Raises:
         ValueError: there is no model whose `forward` takes `output_hidden_states`, or one drops layers at random.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        models: dict[str, nn.Module] = {**transformers_models(model)} or {"": model}
-        self._models = {name: inside for name, inside in models.items() if _request_for(inside)}
+    def __init__(self, model: nn.Module, *, every_layer: bool = True) -> None:
+        self._models = models_with_hidden_states(model)
         if not self._models:
             raise ValueError(
                 f"{type(model).__name__} takes no output_hidden_states: name the modules to regularize "
                 "with lbe_target_modules."
             )
-        for inside in self._models.values():
+        for inside in self._models.values() if every_layer else ():
             for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
                 if getattr(getattr(inside, "config", None), name, 0):
                     raise ValueError(
@@ -53,8 +56,14 @@ class HiddenStates:
         return sum(count for count in counts if count) if all(counts) else None
 
     @contextmanager
-    def listen(self, labels: Tensor | None = None, *, with_gradient: bool = True) -> Iterator[Recording]:
-        recording = Recording()
+    def listen(
+        self,
+        labels: Tensor | None = None,
+        *,
+        with_gradient: bool = True,
+        sink: Callable[[Activation], None] | None = None,
+    ) -> Iterator[Recording]:
+        recording = Recording(sink)
         with ExitStack() as stack:
             for name, model in self._models.items():
                 # TRL replaces the `forward` of a model by one that keeps the hidden states of the backbone to itself.
@@ -81,6 +90,12 @@ class HiddenStates:
         return ":"
 
 
+def models_with_hidden_states(model: nn.Module) -> dict[str, nn.Module]:
+    """The models in `model`, by name, whose `forward` takes `output_hidden_states`."""
+    models: dict[str, nn.Module] = {**transformers_models(model)} or {"": model}
+    return {name: inside for name, inside in models.items() if _request_for(inside)}
+
+
 @dataclass(frozen=True)
 class _Request:
     """Calls the `forward` of a model so that it returns its hidden states, which go into the recording."""
@@ -100,14 +115,14 @@ class _Request:
         states = {key: found[key] for key in _KEYS if isinstance(found.get(key), (tuple, list))}
         given = partial(argument, forward, args, kwargs)
         mask, decoder_mask = self.recording.padding_masks(given)
-        activations = []
+        activations: list[Activation] = []
         for key, values in states.items():
             own_mask = mask
             if key.startswith("decoder"):
                 own_mask = self.labelled if decoder_mask is None else decoder_mask
-            activations += [
-                Activation.of(f"{self.prefix}{key}[{i}]", value, own_mask) for i, value in enumerate(values)
-            ]
+            for index, value in enumerate(values):
+                activation = Activation.of(f"{self.prefix}{key}[{index}]", value, own_mask)
+                self.recording.record(activations, activation)
         if activations:
             self.recording.passes.append(activations)
         return self._as_asked(outputs, states, given)

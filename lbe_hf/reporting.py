@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from textwrap import shorten
 
 from transformers.utils import logging
 
 from .checks import UNMEASURED
-from .entropy import SILENT_ENTROPY
 from .monitor import Means
 from .regularizer import LBERegularizer
 
 logger = logging.get_logger(__name__)
+
+COLLAPSED_ENTROPY = 1e-3
+"""Batch entropy in nats below which the last layers of a model are reported as collapsed. A layer before others with
+more is not: batch entropy depends on the scale of the activations, and information that comes back was not lost."""
 
 NEGLIGIBLE = 1e-3
 """Share of the task loss below which the penalty of a whole run is reported as too small to matter."""
@@ -75,14 +79,15 @@ class Reporter:
         return line
 
     def _warn_of_collapsed_layers(self, names: Sequence[str], entropies: Sequence[float]) -> None:
-        collapsed = [name for name, entropy in zip(names, entropies, strict=False) if entropy < SILENT_ENTROPY]
+        count = sum(1 for _ in takewhile(lambda entropy: entropy < COLLAPSED_ENTROPY, reversed(entropies)))
+        collapsed = names[len(entropies) - count : len(entropies)]
         new = [name for name in collapsed if name not in self._collapsed]
         if new:
             self._collapsed.update(new)
             listed = shorten(", ".join(new), width=200, placeholder=" ...")
             logger.warning(
-                f"{len(collapsed)} of {len(entropies)} layers let nothing through: their batch entropy is below "
-                f"{SILENT_ENTROPY} nats; new among them: {listed}"
+                f"The last {count} of {len(entropies)} layers have collapsed: their batch entropy is below "
+                f"{COLLAPSED_ENTROPY} nats; new among them: {listed}"
             )
 
     def end(self, means: Means | None, regularizer: LBERegularizer) -> None:

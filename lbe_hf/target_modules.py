@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -53,8 +53,14 @@ class TargetModules:
         return len(self._modules)
 
     @contextmanager
-    def listen(self, labels: Tensor | None = None, *, with_gradient: bool = True) -> Iterator[Recording]:
-        recording = Recording()
+    def listen(
+        self,
+        labels: Tensor | None = None,
+        *,
+        with_gradient: bool = True,
+        sink: Callable[[Activation], None] | None = None,
+    ) -> Iterator[Recording]:
+        recording = Recording(sink)
         masks: list[tuple[Tensor | None, Tensor | None]] = [(None, labelled(labels))]
         calls: dict[tuple[int, str], int] = {}  # of each module in each pass
         open_passes: list[list[Activation] | None] = []  # of the model, innermost last; None: not recorded
@@ -91,7 +97,7 @@ class TargetModules:
                 value = _first_tensor(output, name)
                 if torch.compiler.is_compiling():  # where it cannot be seen whether it is changed in place afterwards
                     value = value.clone()
-                activations.append(Activation.of(label, value, mask))
+                recording.record(activations, Activation.of(label, value, mask))
 
         with ExitStack() as stack:
             stack.enter_context(around_forward(self._model, with_pass))

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from .entropy import Samples
+from .moments import Samples
 from .regularizer import Form, check_settings
 
 _TOKENS = {"hub_token", "push_to_hub_token"}

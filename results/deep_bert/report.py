@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binomtest, fisher_exact
 
-from lbe_hf.entropy import SILENT_ENTROPY
 from lbe_hf.figures import draw_entropy_by_step
 
 HERE = Path(__file__).parent
+COLLAPSED_ENTROPY = 1e-3  # nats
 SETTING = [
     "model_type",
     "data",
@@ -44,7 +44,7 @@ def load() -> tuple[pd.DataFrame, pd.DataFrame]:
     runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # one spike does not end a silence
     runs["trained"] = runs["accuracy"] > 0.95
     runs["learned"] = (steps.groupby(SETTING)["accuracy"].max() > 0.95).to_numpy()
-    runs["silent"] = runs["lowest_entropy"] < SILENT_ENTROPY
+    runs["silent"] = runs["lowest_entropy"] < COLLAPSED_ENTROPY
     return steps, runs
 
 

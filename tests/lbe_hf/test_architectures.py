@@ -6,68 +6,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
-import transformers
-from tiny import SHAPE, VOCABULARY, batch, causal_rows, token_rows
+from families import FAMILIES, model_for, rows_for
+from tiny import batch
 from torch import Tensor
 
 from lbe_hf import LBETrainer
-
-TEXT = {**SHAPE, "vocab_size": VOCABULARY}
-NAMED = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-ENCODER_DECODER = {
-    "d_model": 16, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": VOCABULARY,
-    "max_position_embeddings": 32, "decoder_start_token_id": 2, "forced_eos_token_id": 2, **NAMED,
-}  # fmt: skip
-T5 = {
-    "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2,
-    "vocab_size": VOCABULARY, "decoder_start_token_id": 0,
-}  # fmt: skip
-
-# Model class, configuration, number of activations.
-FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "Bert": ("BertForSequenceClassification", TEXT, 4),
-    "Roberta": ("RobertaForSequenceClassification", TEXT, 4),
-    "DistilBert": (
-        "DistilBertForSequenceClassification",
-        {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32, "vocab_size": VOCABULARY},
-        4,
-    ),
-    "Albert": ("AlbertForSequenceClassification", {**TEXT, "embedding_size": 8}, 4),
-    "Electra": ("ElectraForSequenceClassification", {**TEXT, "embedding_size": 8}, 4),
-    "DebertaV2": (
-        "DebertaV2ForSequenceClassification",
-        {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-        4,
-    ),
-    "MPNet": ("MPNetForSequenceClassification", TEXT, 4),
-    "ModernBert": ("ModernBertForSequenceClassification", {**TEXT, **NAMED, "cls_token_id": 1, "sep_token_id": 2}, 4),
-    "GPT2": (
-        "GPT2ForSequenceClassification",
-        {"n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": VOCABULARY, **NAMED},
-        4,
-    ),
-    "Llama": ("LlamaForCausalLM", {**TEXT, **NAMED}, 4),
-    "T5": ("T5ForConditionalGeneration", T5, 4 + 3),
-    "Bart": ("BartForConditionalGeneration", ENCODER_DECODER, 4 + 3),
-    "ViT": ("ViTForImageClassification", {**SHAPE, "image_size": 16, "patch_size": 8}, 4),
-}
-
-
-def rows_for(family: str) -> list[dict[str, Tensor]]:
-    if family == "ViT":
-        generator = torch.Generator().manual_seed(0)
-        return [
-            {"pixel_values": torch.randn(3, 16, 16, generator=generator), "labels": torch.tensor(index % 2)}
-            for index in range(8)
-        ]
-    return causal_rows(8) if family in ("Llama", "T5", "Bart") else token_rows(8)
-
-
-def model_for(family: str) -> Any:
-    class_name, config, _ = FAMILIES[family]
-    torch.manual_seed(0)
-    return getattr(transformers, class_name)(getattr(transformers, f"{family}Config")(**config))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

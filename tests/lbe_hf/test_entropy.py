@@ -9,7 +9,8 @@ from tiny import reference_entropy
 from torch import Tensor
 
 from lbe_hf import batch_entropies, batch_entropy
-from lbe_hf.entropy import measure_entropies, real_tokens
+from lbe_hf.entropy import measure_entropies
+from lbe_hf.moments import real_tokens
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(32, 20, 48), (300, 5, 8), (2, 9, 33), (16, 3, 4, 5), (8, 17)]

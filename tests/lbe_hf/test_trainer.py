@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from lbe_hf import LBETrainer, LBETrainerMixin
-from lbe_hf.entropy import _Plan
+from lbe_hf.moments import Plan
 from lbe_hf.target_modules import TargetModules
 
 Make = Callable[..., Any]
@@ -352,8 +352,8 @@ def test_a_layer_that_lets_nothing_through_is_named_once(make_trainer: Make, war
     with torch.no_grad():
         model.bert.encoder.layer[1].output.LayerNorm.weight.zero_()
     make_trainer(LBETrainer, model, token_rows(8), learning_rate=0.0).train()
-    (text,) = [text for text in warnings_of() if "let nothing through" in text]
-    assert text.startswith("2 of 4 layers let nothing through")  # what is constant stays so in the layer above
+    (text,) = [text for text in warnings_of() if "have collapsed" in text]
+    assert text.startswith("The last 2 of 4 layers have collapsed")  # what is constant stays so in the layer above
     assert text.endswith(": hidden_states[2], hidden_states[3]")
 
 
@@ -455,7 +455,7 @@ def test_the_device_is_read_only_when_logging(make_trainer: Make, monkeypatch: p
             inside[0] = False
 
     monkeypatch.setattr(trainer, "training_step", training_step)
-    blocks = _Plan.blocks
+    blocks = Plan.blocks
 
     def on_the_host(self: Any, x: Tensor) -> Any:
         """On a CPU the mask is on the host, where asking it costs nothing."""
@@ -464,7 +464,7 @@ def test_the_device_is_read_only_when_logging(make_trainer: Make, monkeypatch: p
         inside[0] = was
         return iter(found)
 
-    monkeypatch.setattr(_Plan, "blocks", on_the_host)
+    monkeypatch.setattr(Plan, "blocks", on_the_host)
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
         method = getattr(Tensor, name)
 

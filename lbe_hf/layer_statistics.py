@@ -1,0 +1,155 @@
+"""What the activations of a layer show beside their batch entropy, in numbers that do not depend on their scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from .entropy import unit_entropies
+from .moments import Moments, Plan, Samples, as_units, moments_of
+
+MAX_GRAM_SAMPLES = 512
+"""Samples that the effective rank is taken over, at most: evenly spaced ones of larger batches."""
+
+DEAD_SHARE = 1e-12
+"""Variance share of a unit up to which it has no variance: float32 rounding, 6e-8 of a value, gives 4e-15."""
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What one layer lets through, over the samples of a batch or as the mean over batches.
+
+    A statistic is NaN if it could not be measured: there are values that are not finite, or fewer than two samples.
+    """
+
+    name: str
+    batch_entropy: float
+    """In nats, as `lbe_hf.batch_entropy` defines it. Depends on the scale of the activations."""
+    variance_share: float
+    """`sum var / sum (var + mean^2)` over the units, 0 to 1: how much of the activations differs between the samples.
+    One minus it is about the mean cosine similarity of two samples."""
+    effective_rank: float
+    """`tr(G)^2 / tr(G^2)` of the Gram matrix G of the centred samples, from 1 to one less than their number: in how
+    many directions the samples differ. 0 where they do not differ."""
+    dead_units: float
+    """Share of the features (channels of convolutions) without variance over the batch, at every position."""
+    nonfinite: float
+    """Share of the values that are NaN or infinite."""
+    max_rank: float
+    """What the effective rank can be at most: the number of features, or one less than that of the samples."""
+
+    @staticmethod
+    def over(parts: Sequence[LayerStatistics]) -> LayerStatistics:
+        """Of one layer over several batches: means, the least share of dead units, the largest of `nonfinite`."""
+
+        def mean(statistic: str) -> float:
+            values = [value for part in parts if not math.isnan(value := getattr(part, statistic))]
+            return sum(values) / len(values) if values else math.nan
+
+        means = {field.name: mean(field.name) for field in fields(LayerStatistics) if field.name != "name"}
+        dead = min((part.dead_units for part in parts if not math.isnan(part.dead_units)), default=math.nan)
+        nonfinite = max(part.nonfinite for part in parts)
+        return LayerStatistics(parts[0].name, **{**means, "dead_units": dead, "nonfinite": nonfinite})
+
+
+@torch.no_grad()
+def layer_statistics(
+    name: str, x: Tensor, attention_mask: Tensor | None = None, samples: Samples = "sequence"
+) -> LayerStatistics:
+    """Statistics of one layer's activations; on an accelerator this waits for the device.
+
+    The effective rank costs `n^2` multiplications for each feature and position, with n the number of samples, at
+    most 512.
+
+    Args:
+        name: of the layer.
+        x: activations, shape `(B, ...)`; for hidden states `(B, T, D)`.
+        attention_mask: as for `lbe_hf.batch_entropy`.
+        samples: as for `lbe_hf.batch_entropy`.
+
+    Raises:
+        ValueError: as `lbe_hf.batch_entropy`, but for too few samples.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        units, plan = _plan(x, attention_mask, samples)
+        nonfinite = _nonfinite(units, plan)
+        if nonfinite > 0 or not bool(plan.measured):
+            return LayerStatistics(name, *[math.nan] * 4, nonfinite, max_rank=0)
+        moments = moments_of(units, plan)
+        variance = moments.squares / (plan.count - 1).clamp(min=1)
+        second = variance + (moments.mean + moments.mean_rest).square()
+        entropy = (plan.weight * unit_entropies(variance).mean(-1, keepdim=True)).sum()
+        whole = (plan.weight * second).sum()
+        share = (plan.weight * variance).sum() / torch.where(whole > 0, whole, 1)
+        dead = _dead(variance, second, plan, x.dim(), samples)
+        rank, count = _effective_rank(units, plan, moments)
+        max_rank = min(count - 1, variance.numel())
+        rank = torch.where(share > DEAD_SHARE, rank, 0)
+        return LayerStatistics(name, *torch.stack([entropy, share, rank, dead]).tolist(), nonfinite, max_rank)
+
+
+@torch.no_grad()
+def dead_and_nonfinite(x: Tensor, attention_mask: Tensor | None = None) -> tuple[float, float]:
+    """The two shares `dead_units` and `nonfinite` of `LayerStatistics` alone; the first one is NaN beside the other."""
+    with torch.autocast(x.device.type, enabled=False):
+        units, plan = _plan(x, attention_mask, "sequence")
+        nonfinite = _nonfinite(units, plan)
+        if nonfinite > 0 or not bool(plan.measured):
+            return math.nan, nonfinite
+        moments = moments_of(units, plan)
+        variance = moments.squares / (plan.count - 1).clamp(min=1)
+        second = variance + (moments.mean + moments.mean_rest).square()
+        return _dead(variance, second, plan, x.dim(), "sequence").item(), nonfinite
+
+
+def _plan(x: Tensor, attention_mask: Tensor | None, samples: Samples) -> tuple[Tensor, Plan]:
+    units = as_units(x, samples)
+    rows, positions, _ = units.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return units, Plan.of(rows, positions, attention_mask, samples, x.device, dtype)
+
+
+def _nonfinite(units: Tensor, plan: Plan) -> float:
+    wrong = ~units.isfinite()
+    if plan.pad is None:
+        return float(wrong.sum()) / max(1, wrong.numel())
+    real = ~plan.pad
+    return float((wrong & real).sum()) / max(1, int(real.sum()) * units.shape[-1])
+
+
+def _dead(variance: Tensor, second: Tensor, plan: Plan, dimensions: int, samples: Samples) -> Tensor:
+    """Share of dead features: of `(B, T, D)` the last dimension, of `(B, D)` and `(B, C, H, W)` the second one."""
+    alive = (variance > DEAD_SHARE * second) & (plan.count >= 2)
+    over = 0 if dimensions == 3 or samples == "token" else 1
+    return 1 - alive.any(over).to(variance.dtype).mean()
+
+
+def _effective_rank(units: Tensor, plan: Plan, moments: Moments) -> tuple[Tensor, int]:
+    """Effective rank, and over how many samples."""
+    # Scaled, so that the squares of the squares neither overflow nor vanish.
+    scale = moments.squares.mean().sqrt().clamp(min=torch.finfo(moments.squares.dtype).tiny)
+    if plan.pool_positions:
+        flat = units.flatten(0, 1)
+        tokens = flat if plan.pad is None else flat[~plan.pad.flatten()]
+        tokens = tokens[_evenly_spaced(len(tokens), tokens.device)]
+        centred = ((tokens - moments.mean) - moments.mean_rest) / scale
+        gram = centred @ centred.T
+    else:
+        chosen = _evenly_spaced(len(units), units.device)
+        gram = torch.zeros(len(chosen), len(chosen), dtype=moments.mean.dtype, device=units.device)
+        for block, pad in plan.blocks(units):
+            centred = ((units[chosen, block] - moments.mean[block]) - moments.mean_rest[block]) / scale
+            if pad is not None:
+                centred.masked_fill_(pad[chosen], 0)
+            flat = centred.flatten(1)
+            gram.addmm_(flat, flat.T)
+    return gram.trace().square() / gram.square().sum().clamp(min=torch.finfo(gram.dtype).tiny), len(gram)
+
+
+def _evenly_spaced(count: int, device: torch.device) -> Tensor:
+    chosen = min(count, MAX_GRAM_SAMPLES)
+    return torch.arange(chosen, device=device) * count // max(1, chosen)
