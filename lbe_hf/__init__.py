@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .callback import InformationFlowCallback
     from .diagnosis import InformationFlow, information_flow
     from .entropy import batch_entropies, batch_entropy
     from .regularizer import LBERegularizer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InformationFlow",
+    "InformationFlowCallback",
     "LBEArguments",
     "LBERegularizer",
     "LBESeq2SeqTrainer",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "callback": ("InformationFlowCallback",),
     "diagnosis": ("InformationFlow", "information_flow"),
     "entropy": ("batch_entropies", "batch_entropy"),
     "regularizer": ("LBERegularizer",),

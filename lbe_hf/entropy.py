@@ -163,9 +163,9 @@ class _HalfSquares(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         if len(ctx.saved_tensors) == 1:
-            (deviations,) = ctx.saved_tensors
-            positions = slice(None) if ctx.plan.pool_positions else slice(deviations.shape[1])
-            return (deviations * grad_output[positions]).to(ctx.dtype), None, None, None
+            (held,) = ctx.saved_tensors
+            positions = slice(None) if ctx.plan.pool_positions else slice(held.shape[1])
+            return (held * grad_output[positions]).to(ctx.dtype), None, None, None
         x, mean, mean_rest = ctx.saved_tensors
         return deviations(x, ctx.plan, mean, mean_rest, ctx.dtype, scale=grad_output), None, None, None
 

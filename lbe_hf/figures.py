@@ -1,4 +1,4 @@
-"""Pictures of batch entropies (extra `plot`)."""
+"""Figures of what the layers let through (extra `plot`)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,64 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from .diagnosis import InformationFlow
+from .flow_history import FlowHistory
 from .monitor import by_layer
+
+_STATISTICS = {
+    "batch_entropy": "batch entropy (nats)",
+    "variance_share": "variance share",
+    "effective_rank": "effective rank",
+}
 
 
 def draw_flow(flow: InformationFlow) -> Figure:
-    """The batch entropy of each layer, from the input on the left to the output; silent layers are marked."""
-    figure = Figure(figsize=(4 + 0.12 * min(len(flow.names), 60), 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(flow.entropies, color="black", marker="o", markersize=3, linewidth=1)
-    silent = [index for index, name in enumerate(flow.names) if name in flow.silent]
-    if silent:
-        axes.plot(silent, [0] * len(silent), "x", color="black", label="lets nothing through", clip_on=False)
-        axes.legend(frameon=False)
-    shown = np.unique(np.linspace(0, len(flow.names) - 1, 26).round().astype(int))
-    axes.set_xticks(shown, [flow.names[index] for index in shown], rotation=90, fontsize="x-small")
-    axes.set_ylabel("batch entropy (nats)")
-    axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    """Batch entropy, variance share and effective rank of each layer, from the input on the left to the output.
+
+    The layers where a finding of the verdict starts are marked.
+    """
+    layers = flow.layers
+    figure = Figure(figsize=(4 + 0.12 * min(len(layers), 60), 7), layout="constrained")
+    panels = figure.subplots(len(_STATISTICS), 1, sharex=True)
+    marked = {
+        flow.names.index(finding.layer): finding.kind for finding in flow.findings if finding.layer in flow.names
+    }
+    for axes, (statistic, label) in zip(panels, _STATISTICS.items(), strict=True):
+        axes.plot([getattr(layer, statistic) for layer in layers], "ko-", markersize=3, linewidth=1)
+        for index in marked:
+            axes.axvline(index, color="tab:red", linewidth=1)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    for index, kind in marked.items():
+        panels[0].annotate(kind.replace("_", " "), (index, 1), xycoords=("data", "axes fraction"), color="tab:red")
+    shown = np.unique(np.linspace(0, len(layers) - 1, 26).round().astype(int))
+    panels[-1].set_xticks(shown, [flow.names[index] for index in shown], rotation=90, fontsize="x-small")
+    return figure
+
+
+def draw_flow_by_step(history: FlowHistory) -> Figure:
+    """Batch entropy, variance share and effective rank as heat maps of layers by steps, the first layer at the bottom.
+
+    Steps at which the verdict got worse are marked.
+    """
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    panels = figure.subplots(len(_STATISTICS), 1, sharex=True)
+    for axes, (statistic, label) in zip(panels, _STATISTICS.items(), strict=True):
+        values = np.array([[getattr(layer, statistic) for layer in layers] for layers in history.layers]).T
+        highest = np.nanmax(values) if np.isfinite(values).any() else 0
+        extent = (0, values.shape[1], -0.5, len(values) - 0.5)
+        image = axes.imshow(
+            values, aspect="auto", origin="lower", cmap="cividis", vmin=0, vmax=highest or 1, extent=extent,
+            interpolation="nearest",
+        )  # fmt: skip
+        figure.colorbar(image, ax=axes, label=label)
+        for event in history.events:
+            axes.axvline(history.steps.index(event.step) + 0.5, color="tab:red", linewidth=1)
+        axes.set_ylabel("layer")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    shown = np.unique(np.linspace(0, len(history.steps) - 1, 9).round().astype(int))
+    panels[-1].set_xticks(shown + 0.5, [history.steps[index] for index in shown])
+    panels[-1].set_xlabel("training step")
     return figure
 
 
@@ -66,7 +107,7 @@ def draw_entropy_by_step(axes: Axes, log_history: Sequence[Mapping[str, Any]], h
     Args:
         axes: where to draw.
         log_history: `trainer.state.log_history` of a run with `lbe_log_entropy=True`.
-        highest: nats at the upper end of the colours; pictures that are compared need the same one.
+        highest: nats at the upper end of the colours; figures that are compared need the same one.
 
     Returns:
         The image, for a colour bar.

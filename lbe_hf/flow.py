@@ -1,104 +1,124 @@
-"""Print and draw the batch entropy of each layer of a text encoder on real rows: `python -m lbe_hf.flow --help`."""
+"""The command `lbe-flow`: which layer of a model loses the signal, on real examples."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from datasets import Dataset, load_dataset  # type: ignore[import-untyped]
-from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import datasets  # type: ignore[import-untyped]
+import transformers
+from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from .diagnosis import InformationFlow, information_flow
+from .flow_data import batches, collate_for, load_examples
 from .moments import Samples
+
+_EXAMPLES = """examples:
+  lbe-flow google-bert/bert-base-uncased --data RTE/train.tsv --text_columns sentence1 sentence2
+  lbe-flow runs/model --data stanfordnlp/imdb --text_columns text --html flow.html
+  lbe-flow google/vit-base-patch16-224 --data folder/of/images --json flow.json
+
+exit code: 0 the model is healthy, 1 a fault was found, 2 the input cannot be used
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 2 with one line on standard error for input that cannot be measured."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lbe_hf.flow", description="Batch entropy of each layer of a text encoder on real rows."
-    )
-    parser.add_argument("--model_name_or_path", required=True, help="Name on the Hub, or a local folder.")
-    rows = parser.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--task_name", help="GLUE task, from nyu-mll/glue on the Hub.")
-    rows.add_argument("--data_file", help="Local rows instead: .tsv or .csv with a header line, .json, or .parquet.")
-    parser.add_argument("--text_columns", nargs="+", help="One or two columns; default: all text but the label.")
-    parser.add_argument("--target_modules", help="Expression, or JSON list of names; default: the hidden states.")
-    parser.add_argument(
-        "--samples", choices=get_args(Samples), default="sequence", help="What the variance runs over."
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="Rows of a batch.")
-    parser.add_argument("--num_batches", type=int, default=4, help="Batches that are averaged.")
-    parser.add_argument("--max_length", type=int, default=128, help="Tokens at which a row is cut.")
-    parser.add_argument("--picture", default="flow.png", help="Where the picture goes; needs the extra plot.")
-    args = parser.parse_args(argv)
+    """Exit code 0 for a healthy model, 1 for a fault, 2 with one line on standard error for unusable input."""
+    args = _parser().parse_args(argv)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         flow = _measure(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        for path, text in ((args.json, flow.to_json), (args.html, flow.to_html)):
+            if path is not None:
+                path.write_text(text(), encoding="utf-8")
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, ValueError, ImportError, RuntimeError, LookupError, TypeError, DatasetsError) as error:
+        cause: BaseException = error
+        while isinstance(cause, DatasetsError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        print(f"error: {' '.join(str(cause).split()) or type(cause).__name__}", file=sys.stderr)
         return 2
     print(flow)
-    if importlib.util.find_spec("matplotlib") is None:
-        print("No picture was drawn: pip install 'lbe-hf[plot]'.")
-    else:
-        from .figures import draw_flow
+    return 0 if flow.is_healthy else 1
 
-        draw_flow(flow).savefig(args.picture, dpi=150)
-        print(f"picture saved to {args.picture}")
-    return 0
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lbe-flow",
+        description="Prints what each layer of a model lets through on real examples, and the verdict.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="Folder, or name on the Hub.")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="File (.tsv, .csv, .json, .jsonl, .parquet), folder of images or audio files, or data set on the Hub.",
+    )
+    parser.add_argument("--split", default="train", help="Of a data set on the Hub (default: train).")
+    parser.add_argument("--config_name", help="Configuration of a data set on the Hub.")
+    parser.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="One or two columns of text.")
+    parser.add_argument("--target_modules", help="Expression, or JSON list of names (default: the hidden states).")
+    parser.add_argument(
+        "--samples",
+        choices=get_args(Samples),
+        default="sequence",
+        help="What the variance runs over: examples (default) or tokens.",
+    )
+    parser.add_argument("--batch_size", type=_positive, default=32, help="Examples of a batch (default: 32).")
+    parser.add_argument("--num_batches", type=_positive, default=4, help="Batches that are averaged (default: 4).")
+    parser.add_argument("--max_length", type=_positive, default=128, help="Tokens at which texts are cut.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="Write the measurement and the verdict there.")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="Write a page there; its figure needs matplotlib.")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
 
 
 def _measure(args: argparse.Namespace) -> InformationFlow:
-    """What the command line asks for; the rows are drawn with a fixed seed."""
-    rows = _load_rows(args.task_name, args.data_file)
-    columns = args.text_columns or [
-        name
-        for name, feature in rows.features.items()
-        if feature.dtype in ("string", "large_string") and name != "label"
-    ]
-    missing = [column for column in columns if column not in rows.features]
-    if missing or not 1 <= len(columns) <= 2:
-        raise ValueError(
-            f"Name one or two of these columns with --text_columns: {', '.join(rows.features)}; "
-            f"not {', '.join(columns) or 'none'}."
-        )
-    rows = rows.shuffle(seed=0).select(range(min(len(rows), args.batch_size * args.num_batches)))
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForSequenceClassification.from_pretrained(args.model_name_or_path)
-    model.config.pad_token_id = tokenizer.pad_token_id
-
-    def encode(batch: list[dict[str, str]]) -> Any:
-        texts = [[str(row[column]) for row in batch] for column in columns]
-        return tokenizer(*texts, truncation=True, max_length=args.max_length, padding=True, return_tensors="pt")
-
-    loader: DataLoader[Any] = DataLoader(rows, batch_size=args.batch_size, collate_fn=encode)
-    targets = args.target_modules
-    if targets is not None and targets.startswith("["):
-        targets = json.loads(targets)
-    return information_flow(model, loader, target_modules=targets, num_batches=args.num_batches, samples=args.samples)
+    for path in (args.json, args.html):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ValueError(f"{path} is in a folder that does not exist.")
+    targets = _target_modules(args.target_modules)
+    examples = load_examples(args.data, args.batch_size * args.num_batches, split=args.split, name=args.config_name)
+    config = AutoConfig.from_pretrained(args.model)
+    collate = collate_for(args.model, config, examples, args.text_columns, args.max_length)
+    return information_flow(
+        _load(args.model, config),
+        batches(examples, args.batch_size, collate),
+        target_modules=targets,
+        num_batches=args.num_batches,
+        samples=args.samples,
+    )
 
 
-def _load_rows(task_name: str | None, data_file: str | None) -> Dataset:
-    if data_file is None:
-        try:
-            return load_dataset("nyu-mll/glue", task_name, split="train")
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"nyu-mll/glue cannot be loaded ({reason}): give a file of rows as --data_file."
-            ) from None
-    suffix = Path(data_file).suffix.lstrip(".")
-    if suffix == "tsv":  # those of GLUE quote nothing
-        return load_dataset("csv", data_files=data_file, split="train", delimiter="\t", quoting=csv.QUOTE_NONE)
-    if suffix not in ("csv", "json", "jsonl", "parquet"):
-        raise ValueError(f"{data_file} is none of .tsv, .csv, .json, .jsonl and .parquet.")
-    return load_dataset(suffix.removesuffix("l"), data_files=data_file, split="train")
+def _target_modules(text: str | None) -> str | Sequence[str] | None:
+    if text is None or not text.startswith("["):
+        return text
+    names = json.loads(text)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"--target_modules must be an expression or a JSON list of names, not {text}.")
+    return list(names)
+
+
+def _load(name: str, config: PretrainedConfig) -> Any:
+    """The model with the head that it was saved with."""
+    saved_as = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+    return saved_as.from_pretrained(name, config=config)
 
 
 if __name__ == "__main__":

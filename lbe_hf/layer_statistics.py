@@ -43,6 +43,11 @@ class LayerStatistics:
     """What the effective rank can be at most: the number of features, or one less than that of the samples."""
 
     @staticmethod
+    def unmeasured(name: str, nonfinite: float = 0.0) -> LayerStatistics:
+        """Of a layer with values that are not finite, or without two samples."""
+        return LayerStatistics(name, math.nan, math.nan, math.nan, math.nan, nonfinite, max_rank=0)
+
+    @staticmethod
     def over(parts: Sequence[LayerStatistics]) -> LayerStatistics:
         """Of one layer over several batches: means, the least share of dead units, the largest of `nonfinite`."""
 
@@ -78,7 +83,7 @@ def layer_statistics(
         units, plan = _plan(x, attention_mask, samples)
         nonfinite = _nonfinite(units, plan)
         if nonfinite > 0 or not bool(plan.measured):
-            return LayerStatistics(name, *[math.nan] * 4, nonfinite, max_rank=0)
+            return LayerStatistics.unmeasured(name, nonfinite)
         moments = moments_of(units, plan)
         variance = moments.squares / (plan.count - 1).clamp(min=1)
         second = variance + (moments.mean + moments.mean_rest).square()
@@ -88,13 +93,14 @@ def layer_statistics(
         dead = _dead(variance, second, plan, x.dim(), samples)
         rank, count = _effective_rank(units, plan, moments)
         max_rank = min(count - 1, variance.numel())
-        rank = torch.where(share > DEAD_SHARE, rank, 0)
-        return LayerStatistics(name, *torch.stack([entropy, share, rank, dead]).tolist(), nonfinite, max_rank)
+        measured = [entropy, share, torch.where(share > DEAD_SHARE, rank, 0), dead]
+        values: list[float] = torch.stack(measured).tolist()
+        return LayerStatistics(name, values[0], values[1], values[2], values[3], nonfinite, max_rank)
 
 
 @torch.no_grad()
 def dead_and_nonfinite(x: Tensor, attention_mask: Tensor | None = None) -> tuple[float, float]:
-    """The two shares `dead_units` and `nonfinite` of `LayerStatistics` alone; the first one is NaN beside the other."""
+    """Only `dead_units` and `nonfinite` of `LayerStatistics`; the first one is NaN where the other is not 0."""
     with torch.autocast(x.device.type, enabled=False):
         units, plan = _plan(x, attention_mask, "sequence")
         nonfinite = _nonfinite(units, plan)

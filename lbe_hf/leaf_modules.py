@@ -21,9 +21,9 @@ class ModuleStatistics:
     """What a module makes of inputs that are finite and differ between the samples."""
 
     name: str
-    dead_units: float = 1.0
+    dead_units: float = math.nan
     """Share of the features of its output without variance over the batch, at every position; the least of all calls.
-    0 where as many features of its input have none."""
+    0 where as many features of its input have none, NaN if all of them never had any."""
     nonfinite: float = 0.0
     """Share of the values of its output that are NaN or infinite; the largest of all calls."""
 
@@ -57,10 +57,11 @@ class LeafModules:
         if dead > 0 or nonfinite > 0:  # what it was given says whether it is to blame, and is read only then
             dead_before, nonfinite_before = dead_and_nonfinite(given, fitting(mask, given))
             nonfinite = nonfinite if nonfinite_before == 0 else 0.0
-            dead = dead if dead > dead_before else 0.0
+            if dead <= dead_before:
+                dead = math.nan if dead_before == 1 else 0.0
         before = self.statistics.get(name, ModuleStatistics(name))
-        dead = before.dead_units if math.isnan(dead) else min(dead, before.dead_units)
-        self.statistics[name] = ModuleStatistics(name, dead, max(nonfinite, before.nonfinite))
+        least = min((share for share in (dead, before.dead_units) if not math.isnan(share)), default=math.nan)
+        self.statistics[name] = ModuleStatistics(name, least, max(nonfinite, before.nonfinite))
 
 
 def leaf_modules(model: nn.Module) -> dict[str, nn.Module]:

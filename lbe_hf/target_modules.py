@@ -38,7 +38,7 @@ class TargetModules:
         self._modules = {name: module for name, module in modules.items() if _matches(name, targets)}
         if not self._modules:
             raise ValueError(
-                f"lbe_target_modules={targets!r} matches no module of {type(inside).__name__}; "
+                f"target_modules={targets!r} matches no module of {type(inside).__name__}; "
                 f"the nearest names are {_nearest(targets, list(modules))}."
             )
         self._inner_models = list(transformers_models(model).values())
@@ -110,8 +110,7 @@ class TargetModules:
         recording.passes = [activations for activations in recording.passes if activations]
         recording.check(
             type(self._model).__name__,
-            "The forward pass called none of the modules that lbe_target_modules matches: "
-            f"{', '.join(self._modules)}.",
+            f"The forward pass called none of the modules that target_modules matches: {', '.join(self._modules)}.",
         )
 
 
@@ -133,4 +132,4 @@ def _first_tensor(output: Any, name: str) -> Tensor:
     for candidate in (output,) if isinstance(output, Tensor) else candidates if output is not None else ():
         if isinstance(candidate, Tensor) and candidate.is_floating_point():
             return candidate
-    raise ValueError(f"Module {name} of lbe_target_modules returns no tensor of floats: name one that does.")
+    raise ValueError(f"Module {name} of target_modules returns no tensor of floats: name one that does.")

@@ -141,7 +141,7 @@ def _stream(layers: list[LayerStatistics], modules: Sequence[ModuleStatistics]) 
             f"Redundant from {first.name} on: the examples differ in about one direction (effective rank "
             f"{first.effective_rank:.2f}, where {first.max_rank:.0f} is possible)."
         )
-        remedy = "A solved task of few classes looks so, too; before training it means that the layer passes one number."
+        remedy = "A solved task of few classes looks so, too; before training the layer passes on one number."
         findings.append(Finding("redundant", first.name, first.effective_rank, message, remedy))
     return findings
 
@@ -151,7 +151,8 @@ def _dead_units(
 ) -> list[Finding]:
     if any(finding.kind == "collapsed" for finding in findings):
         return []
-    dead = [part for part in (*layers, *modules) if part.dead_units >= DEAD_UNITS]
+    parts: list[LayerStatistics | ModuleStatistics] = [*layers, *modules]
+    dead = [part for part in parts if part.dead_units >= DEAD_UNITS]
     if not dead:
         return []
     first = dead[0]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,10 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
 from lbe_hf.diagnosis import InformationFlow
-from lbe_hf.figures import draw_entropy_by_step, draw_flow
+from lbe_hf.figures import draw_entropy_by_step, draw_flow, draw_flow_by_step
+from lbe_hf.flow_history import FlowHistory
+from lbe_hf.layer_statistics import LayerStatistics
+from lbe_hf.verdict import judge
 
 
 def test_layers_are_drawn_by_number_and_cut_at_the_highest() -> None:
@@ -29,10 +34,32 @@ def test_a_history_without_entropies_is_refused() -> None:
         draw_entropy_by_step(Figure().subplots(), [{"loss": 1.0, "step": 1}], 2.0)
 
 
-def test_silent_layers_are_marked() -> None:
-    names = [f"layer {index}" for index in range(40)]
-    (axes,) = draw_flow(InformationFlow(names, [1.0] * 38 + [0.0, 0.0])).axes
-    line, marks = axes.lines
-    assert list(line.get_ydata()) == [1.0] * 38 + [0.0, 0.0]
-    assert list(marks.get_xdata()) == [38, 39]
-    assert len(draw_flow(InformationFlow(names, [1.0] * 40)).axes[0].lines) == 1
+def layer(name: str, **changes: float) -> LayerStatistics:
+    values = {"batch_entropy": 1.0, "variance_share": 0.5, "effective_rank": 4.0, "dead_units": 0.0, "nonfinite": 0.0}
+    return LayerStatistics(name, **{**values, "max_rank": 31, **changes})
+
+
+def flow_of(layers: list[LayerStatistics]) -> InformationFlow:
+    return InformationFlow(layers, [], judge(layers))
+
+
+def test_each_statistic_is_drawn_and_the_layers_of_the_verdict_are_marked() -> None:
+    healthy = [layer(f"hidden_states[{index}]") for index in range(40)]
+    broken = [*healthy[:38], *(dataclasses.replace(own, variance_share=0.0) for own in healthy[38:])]
+    panels = draw_flow(flow_of(broken)).axes
+    assert [axes.get_ylabel() for axes in panels] == ["batch entropy (nats)", "variance share", "effective rank"]
+    values, mark = panels[1].lines
+    assert list(values.get_ydata()) == [0.5] * 38 + [0.0, 0.0]
+    assert list(mark.get_xdata()) == [38, 38]
+    assert [text.get_text() for text in panels[0].texts] == ["collapsed"]
+    assert all(len(axes.lines) == 1 for axes in draw_flow(flow_of(healthy)).axes)
+
+
+def test_a_training_is_drawn_as_layers_by_steps_with_its_events() -> None:
+    history = FlowHistory()
+    for step, share in ((10, 0.5), (20, 0.5), (30, 0.0)):
+        history.add(step, flow_of([layer("hidden_states[0]"), layer("hidden_states[1]", variance_share=share)]))
+    panels = [axes for axes in draw_flow_by_step(history).axes if axes.images]
+    np.testing.assert_allclose(panels[1].images[0].get_array(), [[0.5, 0.5, 0.5], [0.5, 0.5, 0.0]])
+    assert [list(line.get_xdata()) for line in panels[1].lines] == [[2.5, 2.5]]
+    assert [text.get_text() for text in panels[-1].get_xticklabels()] == ["10", "20", "30"]

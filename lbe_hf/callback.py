@@ -1,0 +1,261 @@
+"""What each layer lets through while a model is trained, with any trainer: `callbacks=[InformationFlowCallback()]`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast, recursively_apply  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
+from transformers.utils import logging
+
+from .diagnosis import FlowMeter, InformationFlow, as_found
+from .flow_history import FlowHistory
+from .flow_page import can_draw, history_page
+from .forward_pass import Forward, around_forward
+from .moments import Samples
+
+logger = logging.get_logger(__name__)
+
+RECORD_NAME = "information_flow.json"
+PAGE_NAME = "information_flow.html"
+
+_STOPS = ("nonfinite", "collapsed")
+
+
+class InformationFlowCallback(TrainerCallback):
+    """Measures what each layer lets through during training, and warns when the verdict on the model gets worse.
+
+    On a measured step the arguments of the forward passes of its first micro-batch are kept; after the step the model
+    is called with them once more, without gradient and dropout, and left as found. Losses, weights and random numbers
+    are those of a run without the callback. Between the measured steps nothing is registered at the model.
+
+    Every measurement is a log line of its own for the trainer's trackers and its log history, with
+    `flow/entropy_min` (nats), `flow/variance_share_min`, `flow/effective_rank_last` and `flow/dead_units` (the largest
+    share of any layer or module). At the end of training `information_flow.json` and, with the extra `plot`,
+    `information_flow.html` are written to the output folder; checkpoints have the record as well, from which a resumed
+    run continues. With several processes each measures its own examples, and those of the first are reported.
+
+    Args:
+        every_steps: optimizer steps between two measurements. None (default): as `logging_steps`, or at the end of
+            each epoch with `logging_strategy="epoch"`.
+        target_modules: modules whose outputs are the layers, as for `information_flow` (default: the hidden states).
+        samples: what the variance runs over, as for `information_flow`; `"token"` suits batches of few examples.
+        ignore_padding: leave padding out, by the attention mask (default True).
+        log_layers: log entropy, variance share and effective rank of each layer, too, as `flow/entropy/layer_00`.
+        stop_on_collapse: end training when a layer has collapsed, or has values that are not finite (default False).
+
+    Raises:
+        ValueError: `every_steps` is not positive.
+    """
+
+    def __init__(
+        self,
+        every_steps: int | None = None,
+        *,
+        target_modules: str | Sequence[str] | None = None,
+        samples: Samples = "sequence",
+        ignore_padding: bool = True,
+        log_layers: bool = False,
+        stop_on_collapse: bool = False,
+    ) -> None:
+        if every_steps is not None and every_steps < 1:
+            raise ValueError(f"every_steps must be at least 1, not {every_steps}.")
+        self._every_steps, self._log_layers, self._stop_on_collapse = every_steps, log_layers, stop_on_collapse
+        self._meter_settings = (target_modules, samples, ignore_padding)
+        self.history = FlowHistory()
+        """The measurements so far."""
+        self._due = False
+        self._calls: list[_Call] = []
+        self._listening = ExitStack()
+        self._unmeasured = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._listening.close()
+        self._unmeasured = False
+        self.history = FlowHistory()
+        record = _folder(args, state) / RECORD_NAME
+        if state.global_step > 0 and record.is_file():
+            self.history = FlowHistory.load(record)
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._due = self._is_due(args, state, kwargs.get("train_dataloader"))
+        if self._due:
+            self._calls = []
+            self._listening.enter_context(around_forward(kwargs["model"], self._keep))
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._listening.close()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._listening.close()
+        if not self._due:
+            return
+        calls, self._calls = self._calls, []
+        flow = self._measure(kwargs["model"], calls)
+        if flow is not None:
+            self._report(flow, args, state, control)
+        if self._stop_on_collapse and _first_process_stops(flow, args):
+            control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = _folder(args, state)
+        if state.is_world_process_zero and folder.is_dir():
+            self.history.save(folder / RECORD_NAME)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._listening.close()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.history.save(folder / RECORD_NAME)
+        if can_draw():
+            page = history_page(f"Information flow over {state.global_step} steps", self.history)
+            (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+
+    def _is_due(self, args: TrainingArguments, state: TrainerState, train_dataloader: Any) -> bool:
+        """Whether the step that begins is one to measure; with several GPUs in one process none is."""
+        if args.n_gpu > 1:
+            return False
+        step = state.global_step + 1
+        if self._every_steps is not None:
+            return step % self._every_steps == 0
+        if args.logging_strategy == "epoch" and hasattr(train_dataloader, "__len__"):
+            return step % math.ceil(len(train_dataloader) / args.gradient_accumulation_steps) == 0
+        if args.logging_strategy == "steps" and args.logging_first_step and step == 1:
+            return True
+        steps = state.logging_steps if args.logging_strategy == "steps" else 500
+        return step % max(1, int(steps)) == 0
+
+    def _keep(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Keep the arguments of a forward pass that is made for the loss."""
+        if torch.is_grad_enabled():
+            self._calls.append(_Call(args, kwargs))
+        return forward(*args, **kwargs)
+
+    def _measure(self, model: nn.Module, calls: Sequence[_Call]) -> InformationFlow | None:
+        """None, with one warning, if the passes cannot be measured: that does not end a training."""
+        try:
+            meter = FlowMeter(model, *self._meter_settings)
+            with as_found(model), torch.no_grad(), _not_compiled():
+                for call in calls:
+                    call.repeat(meter.measure)
+            return meter.flow()
+        except ValueError as error:
+            if not self._unmeasured:
+                logger.warning(f"InformationFlowCallback measures nothing: {error}")
+            self._unmeasured = True
+            return None
+
+    def _report(
+        self, flow: InformationFlow, args: TrainingArguments, state: TrainerState, control: TrainerControl
+    ) -> None:
+        logs = self._log_line(flow)
+        line = {**logs, "epoch": state.epoch} if state.epoch is not None else dict(logs)
+        state.log_history.append({**line, "step": state.global_step})
+        should_log = control.should_log  # the handler takes it that this was the log line of this step
+        _calling_handler().on_log(args, state, control, line)
+        control.should_log = should_log
+        for event in self.history.add(state.global_step, flow):
+            if state.is_world_process_zero:
+                logger.warning(str(event))
+                _alert(args, event.kind, str(event))
+
+    def _log_line(self, flow: InformationFlow) -> dict[str, float]:
+        def measured(values: Iterable[float]) -> list[float]:
+            return [value for value in values if not math.isnan(value)]
+
+        layers = flow.layers
+        dead_layers = [layer.dead_units for layer in layers]
+        dead_modules = [module.dead_units for module in flow.modules]
+        line = {
+            "flow/entropy_min": min(measured(layer.batch_entropy for layer in layers), default=math.nan),
+            "flow/variance_share_min": min(measured(layer.variance_share for layer in layers), default=math.nan),
+            "flow/effective_rank_last": layers[-1].effective_rank,
+            "flow/dead_units": max(measured([*dead_layers, *dead_modules]), default=math.nan),
+        }
+        if self._log_layers:
+            for index, layer in enumerate(layers):
+                line[f"flow/entropy/layer_{index:02d}"] = layer.batch_entropy
+                line[f"flow/variance_share/layer_{index:02d}"] = layer.variance_share
+                line[f"flow/effective_rank/layer_{index:02d}"] = layer.effective_rank
+        return {name: value for name, value in line.items() if not math.isnan(value)}
+
+
+class _Call:
+    """A forward pass to repeat: its arguments, cut off from the graph, and the autocasting around it."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._args, self._kwargs = _detached(args), _detached(dict(kwargs))
+        device = next((value.device.type for value in self._kwargs.values() if isinstance(value, Tensor)), "cpu")
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        self._autocast = partial(torch.autocast, device, enabled=enabled, dtype=dtype)
+
+    def repeat(self, forward: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> None:
+        with self._autocast():
+            forward(self._args, self._kwargs)
+
+
+def _detached(values: Any) -> Any:
+    """The same containers anew, as a model may write to them, with tensors without gradient."""
+    return recursively_apply(lambda tensor: tensor.detach(), values)
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Of the checkpoint of this step, if there is one."""
+    return Path(args.output_dir or ".", f"checkpoint-{state.global_step}")
+
+
+def _not_compiled() -> AbstractContextManager[Any]:
+    """Calls of compiled modules run the modules themselves, whose hooks a compiled one would not call."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _first_process_stops(flow: InformationFlow | None, args: TrainingArguments) -> bool:
+    """Whether the first process found what ends a training; all of them learn it, or they would part ways."""
+    stops = flow is not None and any(finding.kind in _STOPS for finding in flow.findings)
+    return bool(broadcast(torch.tensor(int(stops), device=args.device)).item())
+
+
+def _calling_handler() -> CallbackHandler:
+    """The handler whose event is being served. It has the trainer's trackers, and no callback is given either."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, CallbackHandler):
+            return owner
+        frame = frame.f_back
+    raise RuntimeError("InformationFlowCallback works as a callback of a Trainer only.")
+
+
+def _alert(args: TrainingArguments, title: str, text: str) -> None:
+    """An alert of Trackio, where it is installed and tracks this training."""
+    if "trackio" in (args.report_to or []) and importlib.util.find_spec("trackio") is not None:
+        trackio = importlib.import_module("trackio")
+        trackio.alert(title=title, text=text, level=trackio.AlertLevel.WARN)

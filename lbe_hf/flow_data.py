@@ -1,0 +1,164 @@
+"""Batches for any text, image or audio model from a file, a folder or a data set on the Hub."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset, load_from_disk  # type: ignore[import-untyped]
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder  # type: ignore[import-untyped]
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder  # type: ignore[import-untyped]
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PretrainedConfig
+
+_FORMATS = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_SHUFFLED = 10_000  # examples of a data set on the Hub among which those measured are drawn
+
+Example = dict[str, Any]
+Collate = Callable[[Sequence[Example]], dict[str, torch.Tensor]]
+
+
+def load_examples(data: str, count: int, *, split: str = "train", name: str | None = None) -> list[Example]:
+    """Examples drawn with a fixed seed, `count` at most.
+
+    Args:
+        data: a .tsv or .csv file with a header line, a .json, .jsonl or .parquet file; a folder of images or audio
+            files, or one that `Dataset.save_to_disk` wrote; else a data set on the Hub.
+        split: of a data set on the Hub.
+        name: configuration of a data set on the Hub.
+
+    Raises:
+        ValueError: the format is unknown, or there is no example.
+        OSError: the data cannot be read.
+    """
+    path = Path(data)
+    if path.is_dir():
+        examples = _from_folder(path)
+    elif path.is_file():
+        examples = _from_file(path)
+    elif path.exists():
+        raise ValueError(f"{data} is neither a regular file nor a folder.")
+    elif path.suffix in _FORMATS or data.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{data} does not exist.")
+    else:
+        stream = load_dataset(data, name, split=split, streaming=True).shuffle(seed=0, buffer_size=_SHUFFLED)
+        return _not_empty(list(islice(stream, count)), data)
+    shuffled = examples.shuffle(seed=0).select(range(min(len(examples), count)))
+    return _not_empty(list(shuffled), data)
+
+
+def collate_for(
+    model: str, config: PretrainedConfig, examples: Sequence[Example], text_columns: Sequence[str] | None, length: int
+) -> Collate:
+    """The function that turns examples into the arguments of the model, by what the columns hold.
+
+    Args:
+        model: name on the Hub or folder, for its tokenizer, image processor or feature extractor.
+        text_columns: one or two columns of text; None: the only column of images or audio, or all columns of text.
+        length: tokens at which texts are cut.
+
+    Raises:
+        ValueError: the columns are not there, or not of one kind.
+        OSError: there is no tokenizer or processor.
+    """
+    kinds = {column: _kind(value) for column, value in examples[0].items()}
+    for kind, collate in (("image", _images), ("audio", _audio)):
+        found = [column for column, own in kinds.items() if own == kind]
+        if found and text_columns is None:
+            return collate(model, found[0])
+    texts = [column for column, kind in kinds.items() if kind == "text" and column != "label"]
+    columns = list(text_columns or texts)
+    if not 1 <= len(columns) <= 2 or not set(columns) <= set(kinds):
+        raise ValueError(
+            f"Name one or two of these columns with --text_columns: {', '.join(kinds)}; "
+            f"not {', '.join(columns) or 'none'}."
+        )
+    return _texts(model, config, columns, length)
+
+
+def batches(examples: Sequence[Example], size: int, collate: Collate) -> Iterator[dict[str, torch.Tensor]]:
+    """The arguments of the model for `size` examples each; what is left for one example alone is left out."""
+    for start in range(0, len(examples), size):
+        batch = examples[start : start + size]
+        if len(batch) > 1 or size == 1:
+            yield collate(batch)
+
+
+def _from_folder(path: Path) -> Dataset:
+    if (path / "state.json").is_file():
+        return load_from_disk(str(path))
+    suffixes = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
+    for builder, extensions in (("imagefolder", ImageFolder.EXTENSIONS), ("audiofolder", AudioFolder.EXTENSIONS)):
+        if suffixes & set(extensions):
+            return load_dataset(builder, data_dir=str(path), split="train")
+    raise ValueError(f"{path} has no images and no audio files: name a file of texts instead.")
+
+
+def _from_file(path: Path) -> Dataset:
+    if path.suffix not in _FORMATS:
+        raise ValueError(f"{path} is none of {', '.join(_FORMATS)}.")
+    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}  # GLUE quotes nothing
+    return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
+
+
+def _not_empty(examples: list[Example], data: str) -> list[Example]:
+    if not examples:
+        raise ValueError(f"{data} has no examples.")
+    return examples
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    if hasattr(value, "getbands"):  # Pillow, which only images need
+        return "image"
+    if hasattr(value, "get_all_samples") or (isinstance(value, list) and value and isinstance(value[0], float)):
+        return "audio"
+    return "other"
+
+
+def _texts(model: str, config: PretrainedConfig, columns: Sequence[str], length: int) -> Collate:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    config.pad_token_id = tokenizer.pad_token_id  # without which a decoder cannot classify more than one text
+
+    def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        texts = [[str(example[column]) for example in examples] for column in columns]
+        inputs = dict(tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt"))
+        special = torch.isin(inputs["input_ids"], torch.tensor(tokenizer.all_special_ids))
+        if special.all():
+            raise ValueError(f"The tokenizer of {model} knows no word of the examples: is it the model's own?")
+        if config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = inputs["input_ids"]
+            inputs["decoder_attention_mask"] = inputs["attention_mask"]
+        return inputs
+
+    return collate
+
+
+def _images(model: str, column: str) -> Collate:
+    processor = AutoImageProcessor.from_pretrained(model)  # type: ignore[no-untyped-call]
+
+    def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        images = [example[column].convert("RGB") for example in examples]
+        return dict(processor(images, return_tensors="pt"))
+
+    return collate
+
+
+def _audio(model: str, column: str) -> Collate:
+    extractor = AutoFeatureExtractor.from_pretrained(model)  # type: ignore[no-untyped-call]
+
+    def samples(value: Any) -> Any:
+        data = value.get_all_samples().data if hasattr(value, "get_all_samples") else torch.tensor([value])
+        return np.asarray(data).mean(0)
+
+    def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        arrays = [samples(example[column]) for example in examples]
+        return dict(extractor(arrays, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt"))
+
+    return collate

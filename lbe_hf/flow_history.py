@@ -1,0 +1,109 @@
+"""What each layer let through in the course of a training, and when the verdict got worse."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .diagnosis import InformationFlow
+from .layer_statistics import LayerStatistics
+
+STATISTICS = [field.name for field in fields(LayerStatistics) if field.name != "name"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A finding that was not there before."""
+
+    step: int
+    """Optimizer steps made when it was found."""
+    healthy_at: int | None
+    """The step of the last measurement without it; None if there was none before."""
+    kind: str
+    layer: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        since = "from the first measurement on" if self.healthy_at is None else f"not yet at step {self.healthy_at}"
+        return f"Step {self.step} ({since}): {self.message} {self.remedy}"
+
+
+@dataclass
+class FlowHistory:
+    """Measurements of one training, oldest first."""
+
+    steps: list[int] = field(default_factory=list)
+    layers: list[list[LayerStatistics]] = field(default_factory=list)
+    """Of each step."""
+    events: list[Event] = field(default_factory=list)
+    verdict: list[str] = field(default_factory=list)
+    """Of the last measurement."""
+
+    def add(self, step: int, flow: InformationFlow) -> list[Event]:
+        """Record a measurement of the same layers, and return its faults that no event of this history has had."""
+        known = {(event.kind, event.layer) for event in self.events}
+        before = self.steps[-1] if self.steps else None
+        new = [
+            Event(step, before, finding.kind, finding.layer, finding.message, finding.remedy)
+            for finding in flow.findings
+            if finding.is_fault and (finding.kind, finding.layer) not in known
+        ]
+        self.steps.append(step)
+        names = [layer.name for layer in self.layers[0]] if self.layers else flow.names
+        found = {layer.name: layer for layer in flow.layers}
+        self.layers.append([found.get(name, LayerStatistics.unmeasured(name)) for name in names])
+        self.events += new
+        self.verdict = flow.verdict
+        return new
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names of the layers, then a list for each statistic with a list of numbers for each step."""
+        return {
+            "names": [layer.name for layer in self.layers[-1]] if self.layers else [],
+            "steps": self.steps,
+            **{
+                statistic: [[_none_for_nan(getattr(layer, statistic)) for layer in layers] for layers in self.layers]
+                for statistic in STATISTICS
+            },
+            "events": [asdict(event) for event in self.events],
+            "verdict": self.verdict,
+        }
+
+    def save(self, path: Path) -> None:
+        """As JSON, all or nothing."""
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
+        unfinished.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> FlowHistory:
+        """What `save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is not one of these.
+        """
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            layers = [
+                [
+                    LayerStatistics(name, **dict(zip(STATISTICS, map(_nan_for_none, values), strict=True)))
+                    for name, *values in zip(record["names"], *of_step, strict=True)
+                ]
+                for of_step in zip(*(record[statistic] for statistic in STATISTICS), strict=True)
+            ]
+            events = [Event(**event) for event in record["events"]]
+            return FlowHistory(record["steps"], layers, events, record["verdict"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no record of an InformationFlowCallback.") from error
+
+
+def _none_for_nan(value: float) -> float | None:
+    return value if value == value else None
+
+
+def _nan_for_none(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,61 @@
+"""Information flow as HTML: a fragment for notebooks, and pages that need no other file."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from .diagnosis import InformationFlow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .flow_history import FlowHistory
+
+
+def fragment(flow: InformationFlow) -> str:
+    """The verdict and the table."""
+    return str(_template().module.measurement(flow))
+
+
+def page(title: str, flow: InformationFlow) -> str:
+    """A page for one measurement; its figure needs the extra `plot`, and is left out without it."""
+    figures = [_svg(flow.plot())] if can_draw() else []
+    return _render(title=title, flow=flow, figures=figures)
+
+
+def history_page(title: str, history: FlowHistory) -> str:
+    """A page for a training: heat maps of layers by steps, and the events (extra `plot`)."""
+    from .figures import draw_flow_by_step
+
+    figures = [_svg(draw_flow_by_step(history))] if history.steps else []
+    return _render(title=title, history=history, figures=figures)
+
+
+def can_draw() -> bool:
+    """Whether the extra `plot` is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _render(**values: Any) -> str:
+    return str(_template().render(**values))
+
+
+@lru_cache
+def _template() -> Any:
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    return environment.get_template("flow_page_template.html")
+
+
+def _svg(figure: Figure) -> Markup:
+    """Markup of the figure without the lines that an SVG file starts with."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return Markup(text[text.index("<svg") :])
