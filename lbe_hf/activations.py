@@ -43,10 +43,10 @@ class Activation:
 class Recording:
     """The forward passes made while an activation source listened."""
 
-    sink: Callable[[Activation], None] | None = None
-    """Takes each activation when it is made, so that none is held; None: they are recorded in `passes`."""
     passes: list[list[Activation]] = field(default_factory=list)
     """One list for each forward pass, in the order of the layers."""
+    sink: Callable[[Activation], None] | None = None
+    """Takes each activation when it is made, so that none is held; None: they are recorded in `passes`."""
     taken: int = 0
     """Activations that were recorded or went to the sink."""
     without_gradient: int = 0

@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 import datasets  # type: ignore[import-untyped]
 import transformers
-from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from .diagnosis import InformationFlow, information_flow
@@ -31,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0 for a healthy model, 1 for a fault, 2 with one line on standard error for unusable input."""
     args = _parser().parse_args(argv)
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
@@ -40,11 +40,8 @@ def main(argv: list[str] | None = None) -> int:
                 path.write_text(text(), encoding="utf-8")
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError, ImportError, RuntimeError, LookupError, TypeError, DatasetsError) as error:
-        cause: BaseException = error
-        while isinstance(cause, DatasetsError) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        print(f"error: {' '.join(str(cause).split()) or type(cause).__name__}", file=sys.stderr)
+    except (OSError, ValueError, ImportError, RuntimeError, LookupError, TypeError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     print(flow)
     return 0 if flow.is_healthy else 1

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset, load_from_disk  # type: ignore[import-untyped]
+from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder  # type: ignore[import-untyped]
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder  # type: ignore[import-untyped]
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PretrainedConfig
@@ -36,19 +37,22 @@ def load_examples(data: str, count: int, *, split: str = "train", name: str | No
         OSError: the data cannot be read.
     """
     path = Path(data)
-    if path.is_dir():
-        examples = _from_folder(path)
-    elif path.is_file():
-        examples = _from_file(path)
-    elif path.exists():
+    if path.exists() and not (path.is_dir() or path.is_file()):
         raise ValueError(f"{data} is neither a regular file nor a folder.")
-    elif path.suffix in _FORMATS or data.startswith((".", "/", "~")):
+    if not path.exists() and (path.suffix in _FORMATS or data.startswith((".", "/", "~"))):
         raise FileNotFoundError(f"{data} does not exist.")
-    else:
-        stream = load_dataset(data, name, split=split, streaming=True).shuffle(seed=0, buffer_size=_SHUFFLED)
-        return _not_empty(list(islice(stream, count)), data)
-    shuffled = examples.shuffle(seed=0).select(range(min(len(examples), count)))
-    return _not_empty(list(shuffled), data)
+    try:
+        if not path.exists():
+            stream = load_dataset(data, name, split=split, streaming=True).shuffle(seed=0, buffer_size=_SHUFFLED)
+            drawn = list(islice(stream, count))
+        else:
+            examples = _from_folder(path) if path.is_dir() else _from_file(path)
+            drawn = list(examples.shuffle(seed=0).select(range(min(len(examples), count))))
+    except (DatasetsError, ImportError, ValueError) as error:
+        raise ValueError(f"{data} cannot be read: {error.__cause__ or error}") from error
+    if not drawn:
+        raise ValueError(f"{data} has no examples.")
+    return drawn
 
 
 def collate_for(
@@ -103,12 +107,6 @@ def _from_file(path: Path) -> Dataset:
         raise ValueError(f"{path} is none of {', '.join(_FORMATS)}.")
     options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}  # GLUE quotes nothing
     return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
-
-
-def _not_empty(examples: list[Example], data: str) -> list[Example]:
-    if not examples:
-        raise ValueError(f"{data} has no examples.")
-    return examples
 
 
 def _kind(value: Any) -> str:

@@ -15,7 +15,7 @@ STATISTICS = [field.name for field in fields(LayerStatistics) if field.name != "
 
 @dataclass(frozen=True)
 class Event:
-    """A finding that was not there before."""
+    """A fault of a kind that was not there before."""
 
     step: int
     """Optimizer steps made when it was found."""
@@ -43,13 +43,13 @@ class FlowHistory:
     """Of the last measurement."""
 
     def add(self, step: int, flow: InformationFlow) -> list[Event]:
-        """Record a measurement of the same layers, and return its faults that no event of this history has had."""
-        known = {(event.kind, event.layer) for event in self.events}
+        """Record a measurement of the same layers, and return its faults of a kind that no event has had so far."""
+        known = {event.kind for event in self.events}
         before = self.steps[-1] if self.steps else None
         new = [
             Event(step, before, finding.kind, finding.layer, finding.message, finding.remedy)
             for finding in flow.findings
-            if finding.is_fault and (finding.kind, finding.layer) not in known
+            if finding.is_fault and finding.kind not in known
         ]
         self.steps.append(step)
         names = [layer.name for layer in self.layers[0]] if self.layers else flow.names
@@ -97,7 +97,7 @@ class FlowHistory:
             ]
             events = [Event(**event) for event in record["events"]]
             return FlowHistory(record["steps"], layers, events, record["verdict"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no record of an InformationFlowCallback.") from error
 
 

@@ -63,7 +63,7 @@ class HiddenStates:
         with_gradient: bool = True,
         sink: Callable[[Activation], None] | None = None,
     ) -> Iterator[Recording]:
-        recording = Recording(sink)
+        recording = Recording(sink=sink)
         with ExitStack() as stack:
             for name, model in self._models.items():
                 # TRL replaces the `forward` of a model by one that keeps the hidden states of the backbone to itself.

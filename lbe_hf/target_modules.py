@@ -60,7 +60,7 @@ class TargetModules:
         with_gradient: bool = True,
         sink: Callable[[Activation], None] | None = None,
     ) -> Iterator[Recording]:
-        recording = Recording(sink)
+        recording = Recording(sink=sink)
         masks: list[tuple[Tensor | None, Tensor | None]] = [(None, labelled(labels))]
         calls: dict[tuple[int, str], int] = {}  # of each module in each pass
         open_passes: list[list[Activation] | None] = []  # of the model, innermost last; None: not recorded

@@ -4,13 +4,15 @@ import os
 from typing import Any
 
 import tiny
+import torch
 import torch.distributed as dist
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
+from lbe_hf import InformationFlowCallback
 from lbe_hf.distributed import measure_entropies_over_processes
 from lbe_hf.hidden_states import HiddenStates
 
@@ -159,6 +161,38 @@ def log_on_the_first_rank(rows: list[dict[str, Tensor]], output_dir: str) -> lis
     callback.trainer = tiny.InOrder(tiny.bert(), args=args, train_dataset=rows, callbacks=[callback])
     callback.trainer.train()
     return [line for line in callback.trainer.state.log_history if "loss" in line]
+
+
+class CollapseOn(TrainerCallback):
+    """Makes a layer constant on one rank, as nothing does it in truth, so that the ranks see different models."""
+
+    def __init__(self, rank: int | None) -> None:
+        self.rank = rank
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if args.process_index == self.rank:
+            with torch.no_grad():
+                model.bert.encoder.layer[1].output.LayerNorm.weight.zero_()
+
+
+def train_with_flow(
+    rows: list[dict[str, Tensor]],
+    cls: type[Trainer],
+    output_dir: str,
+    every_steps: int | None,
+    collapse_on: int | None = None,
+) -> tuple[dict[str, Tensor], list[dict[str, Any]], list[int]]:
+    """Weights, losses, and the steps at which an InformationFlowCallback measured, if there is one."""
+    callback = InformationFlowCallback(every_steps or 1, stop_on_collapse=True)
+    trainer = cls(
+        tiny.bert(dropout=True),
+        args=tiny.arguments(output_dir=output_dir, max_steps=4, lbe_beta=1.0),
+        train_dataset=rows,
+        callbacks=[CollapseOn(collapse_on), *([callback] if every_steps else [])],
+    )
+    trainer.train()
+    weights = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+    return weights, [line["loss"] for line in trainer.state.log_history if "loss" in line], callback.history.steps
 
 
 def hidden_states_of_sharded(*wrapped: str) -> list[Tensor]:
