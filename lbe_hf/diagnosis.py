@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ class InformationFlow:
         """A row of text for each layer below one with the names of the columns."""
         head = ["layer", *(title for title, _ in _COLUMNS.values())]
         rows = [
-            [layer.name, *(format(getattr(layer, name), spec) for name, (_, spec) in _COLUMNS.items())]
+            [layer.name, *(_cell(getattr(layer, name), spec) for name, (_, spec) in _COLUMNS.items())]
             for layer in self.layers
         ]
         return [head, *rows]
@@ -234,6 +235,12 @@ def as_found(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def _cell(value: float, spec: str) -> str:
+    return "-" if math.isnan(value) else format(value, spec)
+
+
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN, which JSON does not have, is the one value that is not equal to itself."""
-    return {name: value if value == value else None for name, value in values.items()}
+    """None for NaN, which JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,8 @@ class FlowHistory:
 
 
 def _none_for_nan(value: float) -> float | None:
-    return value if value == value else None
+    return None if math.isnan(value) else value
 
 
 def _nan_for_none(value: float | None) -> float:
-    return float("nan") if value is None else value
+    return math.nan if value is None else value

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Literal
 
 from .batch_inputs import BatchInputs
-from .layer_statistics import LayerStatistics
+from .layer_statistics import DEAD_SHARE, LayerStatistics
 from .leaf_modules import ModuleStatistics
 
 Kind = Literal["data", "nonfinite", "collapsed", "cone", "redundant", "dead_units"]
@@ -87,12 +87,12 @@ def judge(
 
 def _data(inputs: Sequence[BatchInputs]) -> list[Finding]:
     if any(batch.nonfinite for batch in inputs):
-        return [Finding("data", "", 1.0, "The inputs have NaN or infinite values.", "Look for them in the data set.")]
+        return [Finding("data", "", 1.0, "Data: the inputs have NaN or infinite values.", "Look for them in the data set.")]
     if inputs and all(batch.only_padding == 1 for batch in inputs):
-        message = "Every example is all padding: the attention mask has no real token."
+        message = "Data: every example is all padding, the attention mask has no real token."
         return [Finding("data", "", 1.0, message, "Check the tokenizer, the padding side and the attention mask.")]
     if inputs and all(batch.alike for batch in inputs):
-        message = "All examples of a batch are the same, so that no layer can tell them apart."
+        message = "Data: all examples of a batch are the same, so that no layer can tell them apart."
         return [Finding("data", "", 1.0, message, "Check how the data set is read, tokenized and batched.")]
     return []
 
@@ -114,7 +114,9 @@ def _stream(layers: list[LayerStatistics], modules: Sequence[ModuleStatistics]) 
     collapsed = _last_run([layer.variance_share < COLLAPSED_SHARE for layer in layers])
     if collapsed:
         first = layers[-collapsed]
-        killer = next((module.name for module in modules if module.dead_units == 1), None)
+        # Where the signal fades from layer to layer, a module without any variance comes later and is no cause.
+        dead = [module.name for module in modules if module.dead_units == 1]
+        killer = dead[0] if dead and first.variance_share <= DEAD_SHARE else None
         where = f"; {killer} gives a constant output" if killer and killer != first.name else ""
         message = (
             f"Collapsed from {first.name} on: the examples give the same activations (variance share "
@@ -156,8 +158,11 @@ def _dead_units(
     if not dead:
         return []
     first = dead[0]
-    more = f", and of {len(dead) - 1} more" if len(dead) > 1 else ""
-    message = f"{first.dead_units:.0%} of the units of {first.name}{more} have the same value for every example."
+    more = f" ({len(dead) - 1} more such layers or modules)" if len(dead) > 1 else ""
+    message = (
+        f"Dead units in {first.name}: {first.dead_units:.0%} of its features have the same value for every "
+        f"example{more}."
+    )
     remedy = "Look for weights of zero there, frozen or never loaded; after ReLU lower the learning rate or the bias."
     return [Finding("dead_units", first.name, first.dead_units, message, remedy)]
 

@@ -82,11 +82,13 @@ def test_dead_units_of_layers_and_modules() -> None:
     modules = [ModuleStatistics("first", 0.5), ModuleStatistics("second", 1.0), ModuleStatistics("third", 0.97)]
     (finding,) = judge(layers({}, {}), modules)
     assert (finding.kind, finding.layer, finding.value) == ("dead_units", "second", 1.0)
-    assert "and of 1 more" in finding.message
+    assert "1 more" in finding.message
     assert found(layers({}, {"dead_units": 0.99})) == [("dead_units", "hidden_states[1]")]
     # The module that ended the signal is named beside the layers that it collapsed, not a second time.
-    (finding,) = judge(layers({}, COLLAPSED), modules)
+    (finding,) = judge(layers({}, {**COLLAPSED, "variance_share": 0.0}), modules)
     assert "second gives a constant output" in finding.message
+    (finding,) = judge(layers({}, COLLAPSED), modules)  # which fades: a dead module further on did not do it
+    assert "constant output" not in finding.message
 
 
 @pytest.mark.parametrize(
