@@ -241,6 +241,4 @@ def _cell(value: float, spec: str) -> str:
 
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
     """None for NaN, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()
-    }
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

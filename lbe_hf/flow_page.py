@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 
 from .diagnosis import InformationFlow
 
@@ -53,9 +52,9 @@ def _template() -> Any:
     return environment.get_template("flow_page_template.html")
 
 
-def _svg(figure: Figure) -> Markup:
+def _svg(figure: Figure) -> str:
     """Markup of the figure without the lines that an SVG file starts with."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
-    return Markup(text[text.index("<svg") :])
+    return text[text.index("<svg") :]

@@ -87,7 +87,8 @@ def judge(
 
 def _data(inputs: Sequence[BatchInputs]) -> list[Finding]:
     if any(batch.nonfinite for batch in inputs):
-        return [Finding("data", "", 1.0, "Data: the inputs have NaN or infinite values.", "Look for them in the data set.")]
+        message = "Data: the inputs have NaN or infinite values."
+        return [Finding("data", "", 1.0, message, "Look for them in the data set.")]
     if inputs and all(batch.only_padding == 1 for batch in inputs):
         message = "Data: every example is all padding, the attention mask has no real token."
         return [Finding("data", "", 1.0, message, "Check the tokenizer, the padding side and the attention mask.")]

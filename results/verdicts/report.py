@@ -1,6 +1,6 @@
 """The tables of `README.md`, from the two files that `study.py` writes, as Markdown.
 
-    python results/verdicts/report.py
+python results/verdicts/report.py
 """
 
 from pathlib import Path

@@ -67,7 +67,7 @@ class MLP(nn.Module):
         return self.classifier(x)
 
 
-# ---- healthy ---------------------------------------------------------------------------------------------------------
+# ---- healthy -------------------------------------------------------------------------------------------------------
 
 
 def healthy() -> Iterator[tuple[str, str, InformationFlow]]:
@@ -75,9 +75,15 @@ def healthy() -> Iterator[tuple[str, str, InformationFlow]]:
     for family in families.FAMILIES:
         for seed in range(3):
             examples = tiny.batch(families.rows_for(family, EXAMPLES, seed))
-            yield "initialized", f"{family}, seed {seed}", information_flow(families.model_for(family, seed), [examples])
+            yield (
+                "initialized",
+                f"{family}, seed {seed}",
+                information_flow(families.model_for(family, seed), [examples]),
+            )
     torch.manual_seed(0)
-    llama = LlamaForSequenceClassification(LlamaConfig(**SIZES, vocab_size=40, initializer_range=0.005, pad_token_id=0))
+    llama = LlamaForSequenceClassification(
+        LlamaConfig(**SIZES, vocab_size=40, initializer_range=0.005, pad_token_id=0)
+    )
     yield "initialized", "Llama, initializer_range 0.005", information_flow(llama, [texts()])
     deep = BertForSequenceClassification(BertConfig(**{**SIZES, "num_hidden_layers": 48}, vocab_size=40))
     yield "initialized", "BERT of 48 layers", information_flow(deep, [texts()])
@@ -127,7 +133,7 @@ def digits() -> dict[str, Tensor]:
     return {"x": torch.tensor(load_digits().data[:EXAMPLES]).float() / 16}
 
 
-# ---- broken ----------------------------------------------------------------------------------------------------------
+# ---- broken --------------------------------------------------------------------------------------------------------
 
 
 def texts() -> dict[str, Tensor]:
@@ -243,7 +249,9 @@ def main() -> None:
             "dead_units": max(part.dead_units for part in (*flow.layers, *flow.modules)),
         }
         kinds = " ".join(finding.kind for finding in flow.findings)
-        lines.append({"group": group, "model": model, "false_alarm": not flow.is_healthy, "found": kinds, **statistics})
+        lines.append(
+            {"group": group, "model": model, "false_alarm": not flow.is_healthy, "found": kinds, **statistics}
+        )
         print(lines[-1], flush=True)
         pd.DataFrame(lines).round(4).to_csv(HERE / "healthy.csv", index=False)
 

@@ -331,20 +331,3 @@ def test_two_processes(cls: type[Trainer], ranks: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "with" / "information_flow.json").read_text())["steps"] == [2, 4]
     stopped = ranks(on_ranks.train_with_flow, rows, cls, str(tmp_path / "stopped"), 2, collapse_on=0)
     assert [steps for _, _, steps in stopped] == [[2], [2]]
-
-
-# ---- the page -------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_needs_no_other_file(make_trainer: Make) -> None:
-    pytest.importorskip("matplotlib")
-    callback = InformationFlowCallback(every_steps=2)
-    trainer = make_trainer(
-        Trainer, tiny.bert(), token_rows(64), {"callbacks": [Collapsing(4), callback]}, cls=TrainingArguments,
-        max_steps=6, learning_rate=0.0,
-    )  # fmt: skip
-    trainer.train()
-    page = Path(trainer.args.output_dir, "information_flow.html").read_text(encoding="utf-8")
-    assert "<svg" in page
-    assert callback.history.events[0].message in page
-    assert not any(text in page for text in ('src="http', "<script", "<link"))

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-import torch
 
 from lbe_hf.batch_inputs import BatchInputs
 from lbe_hf.layer_statistics import LayerStatistics
@@ -111,36 +110,3 @@ def test_findings_are_ordered_and_speak_in_sentences() -> None:
     assert [finding.kind for finding in everything] == ["cone", "redundant", "dead_units"]
     assert [KINDS.index(finding.kind) for finding in everything] == sorted(KINDS.index(f.kind) for f in everything)
     assert all(str(finding).endswith(".") for finding in everything)
-
-
-# ---- the inputs of a batch ------------------------------------------------------------------------------------------
-
-
-def test_inputs_that_differ_only_at_padding_are_alike() -> None:
-    mask = torch.tensor([[1, 1, 0], [1, 1, 0]])
-    ids = torch.tensor([[5, 6, 7], [5, 6, 8]])
-    assert BatchInputs.of((), {"input_ids": ids, "attention_mask": mask}).alike
-    assert not BatchInputs.of((), {"input_ids": ids}).alike
-    assert BatchInputs.of((), {"input_ids": ids[:, :2], "labels": torch.tensor([0, 1])}).alike
-    assert not BatchInputs.of((), {"input_ids": ids[:1]}).alike  # one example is like itself
-
-
-def test_inputs_in_a_dictionary_and_by_position() -> None:
-    ids = torch.tensor([[5, 6], [5, 6]])
-    features = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1], [0, 0]])}
-    found = BatchInputs.of((features,), {})
-    assert (found.rows, found.only_padding) == (2, 0.5)
-    assert BatchInputs.of((torch.ones(3, 4),), {}).alike
-
-
-def test_inputs_of_several_columns_are_alike_only_together() -> None:
-    same, different = torch.ones(3, 4), torch.arange(12.0).view(3, 4)
-    assert not BatchInputs.of((), {"first": same, "second": different}).alike
-    assert BatchInputs.of((), {"pixel_values": different, "labels": torch.ones(3)}).rows == 3
-
-
-def test_inputs_that_are_not_finite() -> None:
-    x = torch.ones(2, 3)
-    x[0, 0] = float("inf")
-    assert BatchInputs.of((), {"x": x}).nonfinite
-    assert not BatchInputs.of((), {}).nonfinite
