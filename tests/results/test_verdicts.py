@@ -1,0 +1,17 @@
+"""The pages on the verdict have the tables of its study."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", ["results/verdicts/README.md", "docs/collapsed_layers.md"])
+def test_the_tables_are_those_of_the_study(page: str) -> None:
+    command = [sys.executable, str(ROOT / "results" / "verdicts" / "report.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.count("\n") > 12
+    assert printed.strip() in (ROOT / page).read_text(encoding="utf-8")
