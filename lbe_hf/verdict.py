@@ -121,7 +121,7 @@ def _stream(layers: list[LayerStatistics], modules: Sequence[ModuleStatistics]) 
         where = f"; {killer} gives a constant output" if killer and killer != first.name else ""
         message = (
             f"Collapsed from {first.name} on: the examples give the same activations (variance share "
-            f"{first.variance_share:.1e}, below {COLLAPSED_SHARE:.0e}{where}), and no later layer tells them apart."
+            f"{first.variance_share:.2g}, below {COLLAPSED_SHARE:g}{where}), and no later layer tells them apart."
         )
         return [Finding("collapsed", first.name, first.variance_share, message, _TRAINING_REMEDY)]
     findings = []
@@ -131,7 +131,7 @@ def _stream(layers: list[LayerStatistics], modules: Sequence[ModuleStatistics]) 
         first = layers[-cone]
         message = (
             f"Cone from {first.name} on: at the output two examples have a cosine similarity of about "
-            f"{1 - last.variance_share:.3f} (variance share {last.variance_share:.4f}, below {CONE_SHARE})."
+            f"{1 - last.variance_share:.3f} (variance share {last.variance_share:.2g}, below {CONE_SHARE})."
         )
         remedy = "Centre or whiten embeddings before comparing them, or train with a contrastive loss."
         findings.append(Finding("cone", first.name, last.variance_share, message, remedy))

@@ -265,21 +265,17 @@ def test_a_model_that_is_no_transformers_model(make_trainer: Make) -> None:
 
 
 def test_trackio_gets_an_alert(make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported, here for the first time
     trackio = pytest.importorskip("trackio")
-    alerts: list[dict[str, Any]] = []
-    monkeypatch.setattr(trackio, "alert", lambda **alert: alerts.append(alert))
-    monkeypatch.setattr(trackio, "init", lambda *args, **kwargs: None)
     callback = InformationFlowCallback(every_steps=2)
     trainer = make_trainer(
         Trainer, tiny.bert(), token_rows(64), {"callbacks": [Collapsing(2), callback]}, cls=TrainingArguments,
-        max_steps=4, learning_rate=0.0,
+        max_steps=4, learning_rate=0.0, report_to=["trackio"], project=tmp_path.name, trackio_static_space_id=False,
     )  # fmt: skip
-    trainer.args.report_to = ["trackio"]
     trainer.train()
-    (alert,) = alerts
-    assert alert["title"] == "collapsed"
+    (alert,) = trackio.Api().alerts(tmp_path.name)
+    assert (alert["title"], alert["level"]) == ("collapsed", "warn")
     assert alert["text"].startswith("Step 2 ")
-    assert alert["level"] == trackio.AlertLevel.WARN
 
 
 # ---- resuming, processes --------------------------------------------------------------------------------------------
