@@ -18,8 +18,8 @@ import torch
 from torch.utils.data import StackDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from glue_runs.encoder import load_model
-from glue_runs.tasks import TASKS
+from glue_runs.finetune.encoder import load_model
+from glue_runs.tasks.glue import TASKS
 from lbe_hf import InformationFlowCallback
 
 ROWS, LENGTH = 32, 128

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from transformers import Trainer
 from transformers.utils import logging
 
-from glue_runs.arguments import parse
-from glue_runs.finetune import prepare
-from glue_runs.plan import ACTIVATIONS, PROTOCOLS
-from glue_runs.progress import quiet_libraries
+from glue_runs.finetune.arguments import parse
+from glue_runs.finetune.run import prepare
+from glue_runs.grid.plan import ACTIVATIONS, PROTOCOLS
+from glue_runs.grid.progress import quiet_libraries
 from lbe_hf.activations import TargetModules
 
 

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, Trainer
 from transformers.utils import logging
 
-from glue_runs.encoder import load_model
-from glue_runs.tasks import TASKS
+from glue_runs.finetune.encoder import load_model
+from glue_runs.tasks.glue import TASKS
 from lbe_hf import LBETrainer, LBETrainingArguments
 
 ROWS, LENGTH = 32, 128

@@ -41,10 +41,10 @@ sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 import families  # noqa: E402
 import tiny  # noqa: E402
 
-from glue_runs import finetune  # noqa: E402
-from glue_runs.data import split  # noqa: E402
-from glue_runs.encoder import load_model, load_tokenizer  # noqa: E402
-from glue_runs.tasks import get_task  # noqa: E402
+from glue_runs.finetune import run as finetune  # noqa: E402
+from glue_runs.finetune.encoder import load_model, load_tokenizer  # noqa: E402
+from glue_runs.tasks.data import split  # noqa: E402
+from glue_runs.tasks.glue import get_task  # noqa: E402
 from lbe_hf import InformationFlow, information_flow  # noqa: E402
 
 EXAMPLES, LAYERS = 32, 6

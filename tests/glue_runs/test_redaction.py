@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from hub_server import TOKEN
 
-from glue_runs.arguments import changed_settings
-from glue_runs.finetune import main as finetune
-from glue_runs.grid import main as grid
-from glue_runs.plan import parse_grid, plan_runs
+from glue_runs.finetune.arguments import changed_settings
+from glue_runs.finetune.run import main as finetune
+from glue_runs.grid.command import main as grid
+from glue_runs.grid.plan import parse_grid, plan_runs
 from glue_runs.redaction import redact, without_token
 
 

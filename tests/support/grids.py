@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glue_runs.store import GridFolder
+from glue_runs.analysis.store import GridFolder
 
 ENVIRONMENT = {"device": "abacus", "torch": "0.0"}
 

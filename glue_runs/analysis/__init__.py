@@ -1,0 +1,1 @@
+"""What the runs of a grid show: tables, statistics, figures, the report."""

@@ -1,0 +1,1 @@
+"""One run: `python -m glue_runs.finetune --help`."""

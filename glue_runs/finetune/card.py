@@ -1,0 +1,134 @@
+"""The model card of a run: that of `LBETrainer`, with the results on the task and the command that gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from lbe_hf import LBETrainer
+from lbe_hf.model_card import render, save_card
+
+from ..tasks.data import HUB_DATASET, name_as_test
+from ..tasks.glue import Task, get_task
+from .arguments import EXCLUDED_FROM_RUN_ID, DataArguments, FinetuneArguments, ModelArguments
+from .encoder import MINILM
+
+CARD_NAME = "README.md"
+
+_TEMPLATE = Path(__file__).with_name("card_template.md")
+_TASK_TYPE = "text-classification"
+_ON_THE_HUB = {"pearson": "pearsonr"}
+"""Metrics that the Hub knows by another name than GLUE does."""
+
+_ALWAYS_TOLD = ("task_name", "model_name_or_path", "precision")
+_TOLD_BY_PRECISION = ("bf16", "fp16")
+
+
+def write_card(
+    trainer: LBETrainer,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: FinetuneArguments,
+    metrics: dict[str, dict[str, float]],
+) -> None:
+    """Write the card into the output folder, next to the model; `metrics` are those of the record, by split."""
+    task, base = get_task(data_args.task_name), model_args.model_name_or_path
+    known = base == MINILM
+    repo = args.hub_model_id or Path(args.output_dir).absolute().name
+    trainer.create_model_card(
+        language="en",
+        license="apache-2.0" if known else None,
+        model_name=repo.split("/")[-1],
+        finetuned_from="sentence-transformers/all-MiniLM-L6-v2" if known else None,
+        tasks=_TASK_TYPE,
+        tags=[_TASK_TYPE, *([] if task.generated else ["glue"]), task.name],
+        dataset=_dataset_name(task),
+        dataset_tags=None if task.generated else HUB_DATASET,
+        dataset_args=None if task.generated else task.name,
+    )
+    if not trainer.is_world_process_zero():
+        return
+    path = Path(args.output_dir) / CARD_NAME
+    card = ModelCard.load(path)
+    # What Trainer says of a model that comes from a folder.
+    card.text = card.text.replace("was trained from scratch on", "is a fine-tuned version of a local model on")
+    card.data.pipeline_tag = _TASK_TYPE
+    card.data.metrics = [_ON_THE_HUB.get(metric, metric) for metric in task.metrics]
+    card.data.model_name = repo.split("/")[-1]
+    card.data.eval_results = _results(task, metrics)
+    save_card(card, path, _section(task, metrics, command(model_args, data_args, args), args.seed))
+
+
+def command(*arguments: Any) -> str:
+    """The command line that trains the same model: what differs from the defaults and changes what is computed.
+
+    Neither a token nor a path of this machine is in it: a model from a folder is `path/to/model`, and the rows are
+    those of the Hub.
+    """
+    words = ["python", "-m", "glue_runs.finetune"]
+    for own in arguments:
+        same = {name: getattr(own, name) for name in ("task_name", "precision") if hasattr(own, name)}
+        default = type(own)(**same)
+        for field in dataclasses.fields(own):
+            value = getattr(own, field.name)
+            told = field.name in _ALWAYS_TOLD or value != getattr(default, field.name)
+            left_out = field.name in _TOLD_BY_PRECISION or EXCLUDED_FROM_RUN_ID.fullmatch(field.name)
+            if told and field.init and not left_out:
+                words += [f"--{field.name}", *_words(field.name, value)]
+    return shlex.join(words)
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if name == "model_name_or_path" and Path(value).exists():
+        return ["path/to/model"]
+    if isinstance(value, enum.Enum):
+        return [str(value.value)]
+    if isinstance(value, bool):
+        return [str(value).lower()]
+    if isinstance(value, (list, tuple)) and name != "lbe_target_modules":
+        return [str(item) for item in value]
+    return [json.dumps(value) if isinstance(value, (dict, list)) else str(value)]
+
+
+def _dataset_name(task: Task) -> str:
+    return f"generated {task.name}" if task.generated else f"GLUE {task.folder}"
+
+
+def _results(task: Task, metrics: dict[str, dict[str, float]]) -> list[EvalResult]:
+    """Scores on the official validation sets, under the names that GLUE and the Hub have for splits and metrics."""
+    return [
+        EvalResult(
+            task_type=_TASK_TYPE,
+            task_name="Text Classification",
+            dataset_type=HUB_DATASET,
+            dataset_name=_dataset_name(task),
+            dataset_config=task.name,
+            dataset_split=split,
+            metric_type=_ON_THE_HUB.get(metric, metric),
+            metric_name=metric,
+            metric_value=metrics[name_as_test(split)][metric],
+        )
+        for split in ([] if task.generated else task.test_splits)
+        for metric in task.metrics
+    ]
+
+
+def _section(task: Task, metrics: dict[str, dict[str, float]], command: str, seed: int) -> str:
+    official = {name_as_test(split): split for split in task.test_splits}
+    names = {"validation": "validation: split off from the training set, settings are chosen on it"}
+    names |= {name: f"{name}: the official {split} set" for name, split in official.items()}
+    return render(
+        _TEMPLATE,
+        dataset=_dataset_name(task),
+        metrics=task.scores,
+        rows=[(names[split], values) for split, values in metrics.items()],
+        generated=task.generated,
+        command=command,
+        seed=seed,
+    )

@@ -1,0 +1,130 @@
+"""Push a finished run to the Hub: `python -m glue_runs.push OUTPUT_DIR`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import CONFIG_NAME
+from transformers.utils import logging
+
+from lbe_hf.model_card import name_card
+
+from ..errors import InputError
+from ..redaction import redact
+from .arguments import FinetuneArguments, Parser
+from .card import CARD_NAME
+from .record import read_record
+
+logger = logging.get_logger(__name__)
+
+_LEFT_OUT = ["_*", "checkpoint-*", "*/checkpoint-*", "*.tmp"]
+_HINTS = {
+    401: "it does not accept the token, or got none (401): log in with `hf auth login`, or set HF_TOKEN",
+    403: "the token may not write there (403): give one that may, or another repository",
+}
+
+
+class PushError(Exception):
+    """A push failed; the message says why and how to do it later."""
+
+
+@dataclass
+class PushArguments:
+    """Where to, and as whom."""
+
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository. Default: that of the run, else the name of the folder."}
+    )
+    hub_token: str | None = field(
+        default=None, metadata={"help": "Token to push with. Default: HF_TOKEN, or that of `hf auth login`."}
+    )
+    hub_private_repo: bool | None = field(
+        default=None, metadata={"help": "Whether the repository is private if it is new. Default: as the run says."}
+    )
+    hub_revision: str | None = field(default=None, metadata={"help": "Branch. Default: that of the run, else main."})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0; 1 if the push failed; 2, with one line on standard error, for input that cannot be pushed."""
+    parser = Parser(PushArguments, prog="python -m glue_runs.push")
+    parser.add_argument("folder", help="Output folder of a run, with its model.")
+    given = vars(parser.parse_args(argv))
+    return push_or_say_why(Path(given.pop("folder")), PushArguments(**given))
+
+
+def push_or_say_why(folder: Path, options: PushArguments) -> int:
+    """`push`, and a line that says how it went; the exit code as for `main`."""
+    try:
+        print(f"pushed to {push(folder, options)}")
+    except (InputError, PushError) as error:
+        print(f"error: {redact(str(error), options.hub_token)}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+def push(folder: Path, options: PushArguments) -> str:
+    """Create the repository if need be, upload the folder without its checkpoints, and return the URL.
+
+    Raises:
+        InputError: the folder holds no model.
+        PushError: the Hub cannot be reached, or does not let us.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        raise InputError(f"{folder} holds no model: give the output folder of a run that has kept its model.")
+    config = (read_record(folder) or {}).get("config", {})
+    chosen = {name: _chosen(options, config, name) for name in ("hub_model_id", "hub_private_repo", "hub_revision")}
+    repo = chosen["hub_model_id"] or folder.absolute().name
+    api = HfApi(token=options.hub_token, library_name="lbe_hf")
+    try:
+        url = api.create_repo(repo, private=chosen["hub_private_repo"], exist_ok=True)
+        name_card(folder / CARD_NAME, url.repo_id)
+        api.upload_folder(
+            repo_id=url.repo_id,
+            folder_path=folder,
+            commit_message="End of training",
+            ignore_patterns=list(_LEFT_OUT),
+            revision=chosen["hub_revision"],
+        )
+    except HFValidationError as error:
+        raise InputError(" ".join(str(error).split())) from error
+    except Exception as error:  # of HTTP, of the network, of Xet: whatever it is, the folder can be pushed later
+        later = f"python -m glue_runs.push {folder} --hub_model_id {repo}"
+        raise PushError(
+            f"{repo} was not pushed: {_reason(error, api.endpoint)}. The result is safe in {folder}; "
+            f"push it later with `{later}`."
+        ) from error
+    return str(url)
+
+
+def hub_is_ready(args: FinetuneArguments) -> bool:
+    """Whether the repository of a run exists now, and a warning if not: a run should not be lost to the Hub."""
+    repo = args.hub_model_id or Path(args.output_dir).absolute().name
+    try:
+        HfApi(token=args.hub_token).create_repo(repo, private=args.hub_private_repo, exist_ok=True)
+    except HFValidationError as error:
+        raise InputError(" ".join(str(error).split())) from error
+    except Exception as error:
+        reason = redact(_reason(error, HfApi().endpoint), args.hub_token)
+        logger.warning(f"Nothing is pushed during training: {reason}. The push is tried again at the end.")
+        return False
+    return True
+
+
+def _chosen(options: PushArguments, config: dict[str, Any], name: str) -> Any:
+    told = getattr(options, name)
+    recorded = config.get(name)
+    return recorded if told is None and recorded != "None" else told
+
+
+def _reason(error: BaseException, endpoint: str) -> str:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    said = " ".join(str(error if cause is None else cause).split())
+    return f"{endpoint} says: {_HINTS.get(status, said)}" if status else f"{endpoint}: {said or type(error).__name__}"

@@ -1,0 +1,144 @@
+"""Fine-tune one encoder on one GLUE task with `GlueTrainer`: `python -m glue_runs.finetune --help`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import DataCollatorWithPadding, TrainerCallback, TrainerState, set_seed
+
+from ..errors import InputError
+from ..redaction import redact
+from ..tasks.data import load_official, split, tokenize
+from ..tasks.glue import Task, get_task
+from ..tasks.metrics import compute_metrics_for
+from .arguments import DataArguments, FinetuneArguments, ModelArguments, parse
+from .card import write_card
+from .encoder import load_model, load_tokenizer
+from .push import PushArguments, hub_is_ready, push_or_say_why
+from .record import RESULT_NAME, environment, history, peak_memory_mib, reset_peak_memory, write_json
+from .trainer import GlueTrainer
+
+
+class LogAtEpochEnd(TrainerCallback):
+    """Log lines end where checkpoints do, so that those of a resumed run are those of a run left alone."""
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log = True
+
+
+@lru_cache
+def tokenized_rows(
+    task_name: str, model_name_or_path: str, data_dir: str | None, max_length: int, pad_to_max_length: bool
+) -> DatasetDict:
+    """The official splits in tokens; many runs of one process share them."""
+    task = get_task(task_name)
+    official = load_official(task, data_dir)
+    return tokenize(official, task, load_tokenizer(model_name_or_path), max_length, pad_to_max_length)
+
+
+def prepare(
+    model_args: ModelArguments, data_args: DataArguments, args: FinetuneArguments
+) -> tuple[GlueTrainer, DatasetDict]:
+    """Everything up to the first training step: the trainer, and the tokenized rows by split, as `data.split` says.
+
+    Raises:
+        ValueError: something in the arguments or the data cannot be run.
+    """
+    task, model_name = get_task(data_args.task_name), model_args.model_name_or_path
+    if args.resume_from_checkpoint == "last":
+        args.resume_from_checkpoint = last_checkpoint(args.output_dir)
+        if args.resume_from_checkpoint is None:
+            raise InputError(f"{args.output_dir} has no checkpoint: start without --resume_from_checkpoint.")
+    elif args.resume_from_checkpoint is not None and not os.path.isdir(args.resume_from_checkpoint):
+        raise InputError(f"{args.resume_from_checkpoint} is not a checkpoint folder.")
+    if args.push_to_hub and args.process_index == 0:
+        args.push_to_hub = hub_is_ready(args)
+    with args.main_process_first(desc="tokenization"):
+        rows = tokenized_rows(
+            task.name, model_name, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length
+        )
+    splits = split(rows, task, data_args.validation_fraction, data_args.split_seed)
+    tokenizer = load_tokenizer(model_name)
+    set_seed(args.seed)  # the classification head is drawn here
+    model = load_model(model_name, task)
+    trainer = GlueTrainer(
+        model=model,
+        args=args,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics_for(task),
+        callbacks=[LogAtEpochEnd()],
+    )
+    return trainer, splits
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint in the folder that was written to its end, or None."""
+    folders = Path(output_dir).glob("checkpoint-*")
+    for folder in sorted(folders, key=lambda folder: int(folder.name.split("-")[-1]), reverse=True):
+        try:  # Trainer writes its state last
+            TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        except (OSError, ValueError, TypeError):
+            continue
+        return str(folder)
+    return None
+
+
+def run(trainer: GlueTrainer, splits: DatasetDict, task: Task) -> dict[str, Any]:
+    """Train, save the model, evaluate it on each split but `train`, and return the record of it.
+
+    The record has `metrics` by split, the `history` of training, `seconds` and `examples_per_second` of training
+    (None if it was resumed), `peak_memory_mib`, the names of the regularized `layers`, the `environment`, and the
+    resolved arguments as `config`, but for the folder, which may be moved.
+    """
+    args = trainer.args
+    reset_peak_memory()
+    trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
+    trainer.save_model(_internal_call=True)  # whoever calls this pushes, when the card has the results
+    trainer.save_state()
+    whole = args.resume_from_checkpoint is None
+    return {
+        "metrics": {name: _evaluate(trainer, rows, name, task) for name, rows in splits.items() if name != "train"},
+        "seconds": trained["train_runtime"] if whole else None,
+        "examples_per_second": trained["train_samples_per_second"] if whole else None,
+        "peak_memory_mib": peak_memory_mib(),
+        "layers": trainer.lbe_layer_names,
+        "history": history(trainer.state),
+        "environment": environment(),
+        "config": {name: value for name, value in args.to_sanitized_dict().items() if name != "output_dir"},
+    }
+
+
+def _evaluate(trainer: GlueTrainer, rows: Dataset, split: str, task: Task) -> dict[str, float]:
+    values = trainer.evaluate(rows, metric_key_prefix=split)
+    return {name: values[f"{split}_{name}"] for name in ("loss", *task.scores)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0; 1 if the push to the Hub failed; 2, with one line on standard error, for unusable input."""
+    hub_token = None
+    try:
+        model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv)
+        wants_push, hub_token = args.push_to_hub, args.hub_token
+        trainer, splits = prepare(model_args, data_args, args)
+    except ValueError as error:
+        print(f"error: {redact(' '.join(str(error).split()), hub_token)}", file=sys.stderr)
+        return 2
+    record = run(trainer, splits, get_task(data_args.task_name))
+    if trainer.is_world_process_zero():
+        write_json(Path(args.output_dir) / RESULT_NAME, record)
+        print(f"\n{data_args.task_name}, {model_args.model_name_or_path}, lbe_beta {args.lbe_beta}, seed {args.seed}")
+        for name, metrics in record["metrics"].items():
+            print(f"{name:>15}: {', '.join(f'{metric} {value:.4f}' for metric, value in metrics.items())}")
+        print(f"model and {RESULT_NAME} saved to {args.output_dir}")
+    write_card(trainer, model_args, data_args, args, record["metrics"])
+    if not (wants_push and trainer.is_world_process_zero()):
+        return 0
+    return push_or_say_why(Path(args.output_dir), PushArguments(hub_token=hub_token))

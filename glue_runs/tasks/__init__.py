@@ -1,0 +1,1 @@
+"""The GLUE tasks as data: examples in, tokens out, metrics."""

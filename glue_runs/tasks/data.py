@@ -1,0 +1,113 @@
+"""Rows in, from the Hub, from the official TSV files or generated; tokens out; the paper's split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..errors import InputError
+from .glue import Task
+from .grammar import generate
+from .tsv import read_tsv, tsv_path
+
+logger = logging.get_logger(__name__)
+
+HUB_DATASET = "nyu-mll/glue"
+
+
+def load_official(task: Task, data_dir: str | None) -> DatasetDict:
+    """The official rows of `task`: `train`, and its `test_splits`.
+
+    Args:
+        task: what to load.
+        data_dir: folder that holds the official files as `RTE/train.tsv` and so on; None: `nyu-mll/glue` on the Hub.
+
+    Raises:
+        InputError: the files are missing or malformed, or the Hub cannot be reached.
+    """
+    sizes = {"train": task.train_rows, **task.test_splits}
+    if task.generated:
+        return DatasetDict({s: _dataset(generate(task.name, sizes[s], seed), task) for seed, s in enumerate(sizes)})
+    if data_dir is None:
+        splits = _from_hub(task, list(sizes))
+    else:
+        splits = DatasetDict(
+            {split: _dataset(read_tsv(tsv_path(data_dir, task, split), task), task) for split in sizes}
+        )
+    for split, expected in sizes.items():
+        if len(splits[split]) != expected:
+            logger.warning(f"{task.name} has {len(splits[split])} {split} rows here, officially {expected}.")
+    return splits
+
+
+def tokenize(
+    splits: DatasetDict,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    pad_to_max_length: bool = False,
+) -> DatasetDict:
+    """Token ids of every row, cut at `max_length` tokens.
+
+    Args:
+        pad_to_max_length: pad every row to `max_length`; otherwise batches are padded to their longest row.
+
+    Raises:
+        InputError: `max_length` is too small for a row, or too large for the encoder.
+    """
+    longest = min(tokenizer.model_max_length, 10_000)  # where the tokenizer knows no limit, it says 1e30
+    if not 8 <= max_length <= longest:
+        raise InputError(f"max_length must lie between 8 and {longest} tokens, not {max_length}.")
+    padding = "max_length" if pad_to_max_length else False
+
+    def encode(rows: dict[str, list[str]]) -> Any:
+        texts = [rows[column] for column in task.text_columns]
+        return tokenizer(*texts, truncation=True, max_length=max_length, padding=padding)
+
+    unused = [column for column in splits["train"].column_names if column != "label"]
+    return splits.map(encode, batched=True, remove_columns=unused, desc=f"Tokenizing {task.name}")
+
+
+def split(official: DatasetDict, task: Task, validation_fraction: float = 0.2, split_seed: int = 0) -> DatasetDict:
+    """`train` and `validation`, both from the official training set, and the official validation set as `test`.
+
+    That is the paper's split, except that the authors' code splits anew with the seed of each run: pass that seed to
+    do the same. A second official validation set (MNLI's mismatched one) becomes `test_mismatched`.
+
+    Args:
+        validation_fraction: share of the official training set, between 0 and 1.
+        split_seed: the same seed always gives the same rows.
+
+    Raises:
+        InputError: `validation_fraction` is out of its range.
+    """
+    if not 0 < validation_fraction < 1:
+        raise InputError(f"validation_fraction must lie between 0 and 1, not {validation_fraction}.")
+    parts = official["train"].train_test_split(test_size=validation_fraction, seed=split_seed)
+    tests = {name_as_test(name): official[name] for name in task.test_splits}
+    return DatasetDict(train=parts["train"], validation=parts["test"], **tests)
+
+
+def name_as_test(official_split: str) -> str:
+    """What an official validation set is called where it is the test set."""
+    return official_split.replace("validation", "test").removesuffix("_matched")
+
+
+def _from_hub(task: Task, splits: list[str]) -> DatasetDict:
+    try:
+        rows = load_dataset(HUB_DATASET, task.name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{HUB_DATASET} cannot be loaded ({reason}): pass the folder of the official TSV files as --data_dir."
+        ) from error
+    return DatasetDict({split: rows[split] for split in splits})
+
+
+def _dataset(rows: list[dict[str, Any]], task: Task) -> Dataset:
+    text = {column: Value("string") for column in task.text_columns}
+    label = ClassLabel(names=list(task.labels)) if task.labels else Value("float32")
+    return Dataset.from_list(rows, features=Features({**text, "label": label, "idx": Value("int32")}))

@@ -1,0 +1,61 @@
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from glue_runs.finetune.arguments import parse
+from glue_runs.finetune.card import _results, command
+from glue_runs.grid.plan import EXCLUDED_FROM_RUN_ID
+from glue_runs.tasks.glue import TASKS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--task_name rte", "--model_name_or_path google-bert/bert-base-uncased --task_name rte --precision fp32"),
+        (
+            "--task_name cola --model_name_or_path minilm --lbe_beta 0.05 --lbe_layers 1 -1 --seed 7 --data_dir /x "
+            "--output_dir out --push_to_hub --hub_token hf_x --lr_scheduler_type cosine --lbe_ignore_padding false",
+            None,
+        ),
+        (r"--task_name rte --lbe_target_modules .*\.layer\.\d+\.output\.dense|.*\.pooler --pad_to_max_length", None),
+        (
+            """--task_name rte --lbe_target_modules '["output.dense", "pooler"]' --lr_scheduler_kwargs '{"a": 1}'""",
+            None,
+        ),
+        ("--task_name rte --model_name_or_path {folder} --max_steps 3", None),
+    ],
+)
+def test_the_command_trains_the_same(arguments: str, told: str | None, tmp_path: Path) -> None:
+    given = parse([*shlex.split(arguments.replace("{folder}", str(tmp_path))), "--precision", "fp32"])
+    line = command(*given)
+    if told is not None:
+        assert line == f"python -m glue_runs.finetune {told}"
+    assert not {"/x", "hf_x", "out", str(tmp_path)} & set(shlex.split(line))
+    for first, second in zip(given, parse(shlex.split(line)[3:]), strict=True):
+        for field in dataclasses.fields(first):
+            own, again = getattr(first, field.name), getattr(second, field.name)
+            if field.init and not EXCLUDED_FROM_RUN_ID.fullmatch(field.name) and own != str(tmp_path):
+                assert again == own, field.name
+
+
+def test_official_names_of_splits_and_metrics() -> None:
+    metrics = {"test": {"accuracy": 0.5, "pearson": 0.1, "spearmanr": 0.2}, "test_mismatched": {"accuracy": 0.6}}
+    found = {
+        task: [
+            (r.dataset_config, r.dataset_split, r.metric_type, r.metric_value) for r in _results(TASKS[task], metrics)
+        ]
+        for task in ("mnli", "stsb", "demo_rte")
+    }
+    assert found == {
+        "mnli": [("mnli", "validation_matched", "accuracy", 0.5), ("mnli", "validation_mismatched", "accuracy", 0.6)],
+        "stsb": [("stsb", "validation", "pearsonr", 0.1), ("stsb", "validation", "spearmanr", 0.2)],
+        "demo_rte": [],
+    }
+    (model,) = eval_results_to_model_index("x", _results(TASKS["mnli"], metrics))
+    assert [result["dataset"]["split"] for result in model["results"]] == [
+        "validation_matched",
+        "validation_mismatched",
+    ]

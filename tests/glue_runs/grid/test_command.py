@@ -1,0 +1,161 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from glue_runs.analysis.store import GridFolder
+from glue_runs.grid.command import main
+
+TIMINGS = ["seconds", "examples_per_second", "peak_memory_mib"]
+FOUR_RUNS = (
+    "--tasks demo_rte --seeds 1 2 --learning_rates 1e-3 --lbe_alphas 0.5 --lbe_betas 0.05 --num_train_epochs 4"
+).split()
+
+
+@pytest.fixture
+def four_runs(tiny_encoder: str) -> list[str]:
+    """Two seeds of baseline and LBE, with four checkpoints each."""
+    return [*FOUR_RUNS, "--models", tiny_encoder]
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "glue_runs.grid.command", *arguments, "--output_dir", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def results(folder: Path) -> str:
+    """`results.csv` without what no two runs have in common."""
+    return pd.read_csv(folder / "results.csv").drop(columns=TIMINGS).to_csv()
+
+
+def exit_code(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def test_killed_three_times_it_ends_as_if_left_alone(four_runs: list[str], tmp_path: Path) -> None:
+    alone = start(four_runs, tmp_path / "alone")
+    assert "All 4 runs are done." in alone.communicate()[0]
+    assert alone.returncode == 0
+    seed = random.randrange(10**6)
+    print(f"moments of the kills: random.Random({seed})")
+    moments = random.Random(seed)
+    folder = GridFolder(tmp_path / "killed")
+    interrupted = 0
+    for _ in range(3):
+        grid = start(four_runs, folder.path)
+        done_before = sum((folder.folder(path.name) / "result.json").exists() for path in folder.path.glob("runs/*"))
+        while grid.poll() is None and not list(folder.path.glob("runs/*/checkpoint-*")):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 2))
+        grid.send_signal(signal.SIGKILL)
+        grid.communicate()
+        interrupted += grid.returncode == -signal.SIGKILL
+        done = sum((folder.folder(path.name) / "result.json").exists() for path in folder.path.glob("runs/*"))
+        assert done >= done_before
+    assert interrupted > 0
+    last = start(four_runs, folder.path)
+    assert "All 4 runs are done." in last.communicate()[0]
+    assert results(folder.path) == results(tmp_path / "alone")
+    assert not list(folder.path.glob("runs/*/checkpoint-*"))
+
+
+def test_two_grids_at_once_share_the_runs(four_runs: list[str], tmp_path: Path) -> None:
+    grids = [start(four_runs, tmp_path / "grid") for _ in range(2)]
+    printed = [grid.communicate()[0] for grid in grids]
+    assert [grid.returncode for grid in grids] == [0, 0]
+    done = Counter(line.split(":")[0] for text in printed for line in text.splitlines() if "test accuracy" in line)
+    assert sorted(done) == sorted(GridFolder(tmp_path / "grid").runs)
+    assert set(done.values()) == {1}
+
+
+def test_a_poisoned_run_does_not_stop_the_others(
+    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*four_runs, "--activations", "hidden_states", "no_such_module", "--num_train_epochs", "1"]
+    arguments += ["--seeds", "1", "--output_dir", str(tmp_path)]
+    for _ in range(2):  # the failed run is tried again, the others are done
+        assert main(arguments) == 1
+        printed = capfd.readouterr()
+        assert "**Incomplete: 2 of 3 runs are done, 1 failed (listed at the end).**" in printed.out
+        (failed,) = tmp_path.glob("runs/*/error.txt")
+        assert "Traceback" in failed.read_text()
+        assert "'no_such_module'" in failed.read_text()
+        assert f"failed: {failed.parent.name}: ValueError: " in printed.err
+
+
+def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
+    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]
+    assert main([*arguments, "--dry_run"]) == 0
+    assert "4 runs: 4 missing" in capfd.readouterr().out
+    assert not list(tmp_path.iterdir())
+    assert main(arguments) == 0
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
+    assert len(written) == 4
+    capfd.readouterr()
+    assert main([*arguments, "--lbe_betas", "0.05", "0.5"]) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())
+    assert "All 6 runs are done." in capfd.readouterr().out
+    assert main([*arguments, "--dry_run"]) == 0
+    assert "4 runs: 4 done" in capfd.readouterr().out
+    assert (tmp_path / "scores.png").is_file()
+    damaged = next(iter(written))
+    damaged.write_text(damaged.read_text()[:200])
+    assert main(arguments) == 2
+    assert f"error: {damaged} is damaged" in capfd.readouterr().err
+
+
+def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glue_runs.finetune import run as finetune
+
+    calls = []
+    finetune.tokenized_rows.cache_clear()
+    tokenize = finetune.tokenize
+    monkeypatch.setattr(finetune, "tokenize", lambda *arguments: calls.append(1) or tokenize(*arguments))
+    assert main([*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]) == 0
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--seeds --models x", "argument --seeds: expected at least one argument"),
+        ("--learning_rates -0.1", "--learning_rates must be positive, not -0.1"),
+        ("--learning_rates fast", "invalid float value: 'fast'"),
+        ("--tasks sst", "There is no task 'sst'"),
+        ("--learning_rate 1e-5", "--learning_rate is swept by the grid: use --learning_rates"),
+        ("--gpus_per_run 2", "--gpus_per_run must lie between 0 and 1, not 2"),
+        ("--cpus_per_run 0", "--cpus_per_run must be at least 1"),
+        ("--max_retries -1", "--max_retries must be zero or positive"),
+        ("--engine slurm", "invalid choice: 'slurm'"),
+        ("--tasks demo_rte --lbe_betta 1", "--lbe_betta"),
+        ("--tasks demo_rte --lbe_samples rows", "invalid choice: 'rows'"),
+        ("--tasks demo_rte --models nobody/nothing", "Model 'nobody/nothing' cannot be loaded"),
+        ("--tasks rte --data_dir /nowhere", "/nowhere/RTE/train.tsv cannot be read"),
+        ("--tasks demo_rte --models {encoder} --output_dir {folder}", "holds something that is not a grid"),
+        ("--tasks demo_rte --models {encoder} --output_dir {damaged}", "grid.json is damaged"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: str, message: str, tmp_path: Path, tiny_encoder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "something").touch()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "grid.json").write_text('{"runs": {"a')
+    filled = arguments.format(folder=tmp_path, encoder=tiny_encoder, damaged=tmp_path / "damaged").split()
+    filled += [] if "--output_dir" in filled else ["--output_dir", str(tmp_path / "grid")]
+    assert exit_code([*filled, "--precision", "fp32"]) == 2
+    assert not (tmp_path / "grid").exists()
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
