@@ -87,9 +87,14 @@ class InformationFlowCallback(TrainerCallback):
         self._listening.close()
         self._unmeasured = False
         self.history = FlowHistory()
+        if args.n_gpu > 1:
+            self._warn_of_nothing("several GPUs in one process cannot be: use `accelerate launch` or `torchrun`.")
         record = _folder(args, state) / RECORD_NAME
         if state.global_step > 0 and record.is_file():
-            self.history = FlowHistory.load(record)
+            try:
+                self.history = FlowHistory.load(record)
+            except (OSError, ValueError) as error:
+                logger.warning(f"InformationFlowCallback begins a new record: {error}")
 
     def on_step_begin(
         self,
@@ -124,7 +129,7 @@ class InformationFlowCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = _folder(args, state)
         if state.is_world_process_zero and folder.is_dir():
-            self.history.save(folder / RECORD_NAME)
+            self._write(folder)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -132,12 +137,17 @@ class InformationFlowCallback(TrainerCallback):
         self._listening.close()
         if not state.is_world_process_zero:
             return
-        folder = Path(args.output_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.history.save(folder / RECORD_NAME)
-        if can_draw():
-            page = history_page(f"Information flow over {state.global_step} steps", self.history)
-            (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+        self._write(Path(args.output_dir or "."), page=f"Information flow over {state.global_step} steps")
+
+    def _write(self, folder: Path, page: str | None = None) -> None:
+        """Write the record, and a page of this title; what cannot be written does not end a training."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.history.save(folder / RECORD_NAME)
+            if page is not None and can_draw():
+                (folder / PAGE_NAME).write_text(history_page(page, self.history), encoding="utf-8")
+        except OSError as error:
+            logger.warning(f"InformationFlowCallback cannot write to {folder}: {error}")
 
     def _is_due(self, args: TrainingArguments, state: TrainerState, train_dataloader: Any) -> bool:
         """Whether the step that begins is one to measure; with several GPUs in one process none is."""
@@ -167,11 +177,14 @@ class InformationFlowCallback(TrainerCallback):
                 for call in calls:
                     call.repeat(meter.measure)
             return meter.flow()
-        except ValueError as error:
-            if not self._unmeasured:
-                logger.warning(f"InformationFlowCallback measures nothing: {error}")
-            self._unmeasured = True
+        except (ValueError, RuntimeError) as error:  # the latter also where the memory of a device does not suffice
+            self._warn_of_nothing(str(error))
             return None
+
+    def _warn_of_nothing(self, reason: str) -> None:
+        if not self._unmeasured:
+            logger.warning(f"InformationFlowCallback measures nothing: {reason}")
+        self._unmeasured = True
 
     def _report(
         self, flow: InformationFlow, args: TrainingArguments, state: TrainerState, control: TrainerControl

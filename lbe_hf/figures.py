@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from .diagnosis import InformationFlow
-from .flow_history import FlowHistory
 from .monitor import by_layer
+
+if TYPE_CHECKING:
+    from .diagnosis import InformationFlow
+    from .flow_history import FlowHistory
 
 _STATISTICS = {
     "batch_entropy": "batch entropy (nats)",

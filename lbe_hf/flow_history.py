@@ -6,10 +6,12 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .diagnosis import InformationFlow
 from .layer_statistics import LayerStatistics
+
+if TYPE_CHECKING:
+    from .diagnosis import InformationFlow
 
 STATISTICS = [field.name for field in fields(LayerStatistics) if field.name != "name"]
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from .diagnosis import InformationFlow
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .diagnosis import InformationFlow
     from .flow_history import FlowHistory
 
 

@@ -308,6 +308,31 @@ def test_a_second_training_begins_a_new_record(make_trainer: Make) -> None:
     assert callback.history.steps == [2, 4]
 
 
+def test_a_damaged_record_and_a_full_disk_do_not_end_a_training(
+    make_trainer: Make, tmp_path: Path, warnings_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainer() -> Any:
+        return make_trainer(
+            Trainer, tiny.bert(), token_rows(64), {"callbacks": [InformationFlowCallback(every_steps=2)]},
+            cls=TrainingArguments, max_steps=4, save_strategy="steps", save_steps=2,
+        )  # fmt: skip
+
+    trainer().train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    (checkpoint / "information_flow.json").write_text('{"names"')
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert any("begins a new record" in text and "checkpoint-2" in text for text in warnings_of())
+    assert json.loads((tmp_path / "run" / "information_flow.json").read_text())["steps"] == [4]
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FlowHistory, "save", full)
+    trainer().train()
+    assert any("cannot write to" in text and "No space left" in text for text in warnings_of())
+
+
 def test_a_record_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
     for text in ("[]", "{}", '{"names": 1}', "no JSON"):
         (tmp_path / "information_flow.json").write_text(text)
