@@ -96,11 +96,16 @@ def network(args: Arguments, words: int = WORDS, labels: int = 2) -> PreTrainedM
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def train(args: Arguments, rows: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
+def trainer_for(args: Arguments, rows: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
     trainer = AccuracyTrainer(model, args, train_dataset=rows)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress)
+    return trainer
+
+
+def train(args: Arguments, rows: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
+    trainer = trainer_for(args, rows, model)
     trainer.train()
     return trainer
 

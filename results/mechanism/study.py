@@ -1,0 +1,121 @@
+"""Which part of the penalty trains a deep transformer: PROTOCOL.md, 3.
+
+    python results/mechanism/study.py --dry_run     # how many runs there are, and how many are missing
+    python results/mechanism/study.py               # as many at once as there are cores, one thread each
+
+Trains with `examples/deep_bert.py`; needs the extra `examples`. All raw results are in `runs.csv`.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pandas as pd
+from torch import Tensor
+from transformers import TrainerCallback
+
+from lbe_hf import LBERegularizer, LBETrainer
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+
+import deep_bert  # noqa: E402
+import runner  # noqa: E402
+
+RUNS = HERE / "runs.csv"
+SEEDS = range(100, 115)
+BETA, FLOOR, FIRST_STEPS = 2.0, 0.2, 100
+PAPERS_MODULES = r".*\.layer\.\d+\.output\.dense|.*\.pooler"
+
+
+class Floor(LBERegularizer):
+    """No targets: what counts is how far a layer's entropy is below 0.2 nats."""
+
+    def forward(self, entropies: Tensor) -> Tensor:
+        return self.beta * (FLOOR - entropies).relu().square().mean()
+
+
+class OneSided(LBERegularizer):
+    """No pull downward: entropies above their target cost nothing."""
+
+    def forward(self, entropies: Tensor) -> Tensor:
+        return self.beta * (self.target - entropies).relu().square().mean()
+
+
+class OnlyFirstSteps(TrainerCallback):
+    """The penalty ends after the first 100 steps."""
+
+    def __init__(self, trainer: LBETrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == FIRST_STEPS:
+            self.trainer.lbe.beta = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A variant of the penalty, at a learning rate of 1e-3, alpha 0.5 and beta 2."""
+
+    seed: int
+    variant: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.replace(' ', '_')}-seed{self.seed}"
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "LBE": {},
+    "none": {"lbe_beta": 0.0},
+    "targets fixed": {"lbe_alpha_learning_rate": 0.0},
+    "floor": {},
+    "first 100 steps": {},
+    "one-sided": {},
+    "additive": {"lbe_form": "additive"},
+    "feed-forward and pooler": {"lbe_target_modules": PAPERS_MODULES},
+}
+"""Each variant, by the arguments in which it differs."""
+
+REGULARIZERS = {"floor": Floor, "one-sided": OneSided}
+
+
+def runs() -> Iterator[Run]:
+    """Seed by seed, so that at any time all variants have nearly as many."""
+    for seed in SEEDS:
+        for variant in ARGUMENTS:
+            yield Run(seed, variant)
+
+
+def execute(run: Run) -> pd.DataFrame:
+    """Train, and return a line for every 20 steps: accuracy and loss on the batches, entropies in nats."""
+    settings = {"lbe_beta": BETA, "lbe_alpha": 0.5, **ARGUMENTS[run.variant]}
+    args = deep_bert.Arguments(
+        lr_scheduler_type="constant",
+        max_steps=400,
+        seed=run.seed,
+        use_cpu=True,
+        disable_tqdm=True,
+        log_level="error",
+        **settings,
+    )
+    examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
+    with (
+        redirect_stdout(None),
+        patch("lbe_hf.targets.LBERegularizer", REGULARIZERS.get(run.variant, LBERegularizer)),
+    ):
+        trainer = deep_bert.trainer_for(args, examples, deep_bert.network(args))
+        if run.variant == "first 100 steps":
+            trainer.add_callback(OnlyFirstSteps(trainer))
+        trainer.train()
+    lines = pd.DataFrame([line for line in trainer.state.log_history if "accuracy" in line])
+    columns = ["step", "accuracy", "task_loss", "lbe_loss", "grad_norm", "entropy_min", "entropy_mean", "entropy_last"]
+    return lines[columns].round(4).assign(**asdict(run))
+
+
+if __name__ == "__main__":
+    runner.main(__doc__, runs(), execute, RUNS)
