@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .trainer import LBESeq2SeqTrainer, LBETrainer, LBETrainerMixin
     from .training_args import LBEArguments, LBESeq2SeqTrainingArguments, LBETrainingArguments
 
+__version__ = "0.1.0"
+
 __all__ = [
     "InformationFlow",
     "InformationFlowCallback",
