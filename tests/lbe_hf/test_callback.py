@@ -264,6 +264,22 @@ def test_a_model_that_is_no_transformers_model(make_trainer: Make) -> None:
     assert [layer.name for layer in callback.history.layers[0]] == ["layers.0", "layers.1", "layers.2"]
 
 
+@pytest.mark.parametrize("kind", ["LoraConfig", "PrefixTuningConfig", "PromptTuningConfig"])
+def test_adapters_of_peft(kind: str, make_trainer: Make) -> None:
+    """Prefix tuning hands the model a cache, which a pass writes to: the model is called anew with a new one."""
+    peft = pytest.importorskip("peft")
+    own = {"r": 2, "target_modules": ["q_proj"]} if kind == "LoraConfig" else {"num_virtual_tokens": 3}
+    trainers, callback = [], InformationFlowCallback(every_steps=1)
+    for callbacks in ([], [callback]):
+        model = peft.get_peft_model(tiny.llama(), getattr(peft, kind)(task_type="CAUSAL_LM", **own))
+        rows = tiny.causal_rows(16)
+        trainers.append(make_trainer(Trainer, model, rows, {"callbacks": callbacks}, cls=TrainingArguments))
+        trainers[-1].train()
+    assert_unchanged(*trainers)
+    assert callback.history.steps == [1, 2, 3]
+    assert len(callback.history.layers[0]) == 4
+
+
 def test_trackio_gets_an_alert(make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported, here for the first time
     trackio = pytest.importorskip("trackio")
