@@ -195,7 +195,7 @@ class InformationFlowCallback(TrainerCallback):
         should_log = control.should_log  # the handler takes it that this was the log line of this step
         _calling_handler().on_log(args, state, control, line)
         control.should_log = should_log
-        for event in self.history.add(state.global_step, flow):
+        for event in self.history.add(state.global_step, flow.layers, flow.findings, flow.verdict):
             if state.is_world_process_zero:
                 logger.warning(str(event))
                 _alert(args, event.kind, str(event))

@@ -89,7 +89,7 @@ class InformationFlow:
     def _repr_html_(self) -> str:
         from .flow_page import fragment
 
-        return fragment(self)
+        return fragment(self.verdict, self.table())
 
     def to_dict(self) -> dict[str, Any]:
         """Of lists, strings and numbers; a statistic that could not be measured is None."""
@@ -106,15 +106,15 @@ class InformationFlow:
 
     def to_html(self, title: str = "Information flow") -> str:
         """One page that needs no other file: the verdict, the table and, with the extra `plot`, the figure."""
-        from .flow_page import page
+        from .flow_page import can_draw, page
 
-        return page(title, self)
+        return page(title, self.verdict, self.table(), self.plot() if can_draw() else None)
 
     def plot(self) -> Figure:
         """Batch entropy, variance share and effective rank by layer, those of the verdict marked (extra `plot`)."""
         from .figures import draw_flow
 
-        return draw_flow(self)
+        return draw_flow(self.layers, self.findings)
 
 
 def information_flow(

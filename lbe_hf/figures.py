@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from .flow_history import FlowHistory
+from .layer_statistics import LayerStatistics
 from .monitor import by_layer
-
-if TYPE_CHECKING:
-    from .diagnosis import InformationFlow
-    from .flow_history import FlowHistory
+from .verdict import Finding
 
 _STATISTICS = {
     "batch_entropy": "batch entropy (nats)",
@@ -24,17 +23,15 @@ _STATISTICS = {
 }
 
 
-def draw_flow(flow: InformationFlow) -> Figure:
+def draw_flow(layers: Sequence[LayerStatistics], findings: Sequence[Finding]) -> Figure:
     """Batch entropy, variance share and effective rank of each layer, from the input on the left to the output.
 
     The layers where a finding of the verdict starts are marked.
     """
-    layers = flow.layers
+    names = [layer.name for layer in layers]
     figure = Figure(figsize=(4 + 0.12 * min(len(layers), 60), 7), layout="constrained")
     panels = figure.subplots(len(_STATISTICS), 1, sharex=True)
-    marked = {
-        flow.names.index(finding.layer): finding.kind for finding in flow.findings if finding.layer in flow.names
-    }
+    marked = {names.index(finding.layer): finding.kind for finding in findings if finding.layer in names}
     for axes, (statistic, label) in zip(panels, _STATISTICS.items(), strict=True):
         axes.plot([getattr(layer, statistic) for layer in layers], "ko-", markersize=3, linewidth=1)
         for index in marked:
@@ -45,7 +42,7 @@ def draw_flow(flow: InformationFlow) -> Figure:
     for index, kind in marked.items():
         panels[0].annotate(kind.replace("_", " "), (index, 1), xycoords=("data", "axes fraction"), color="tab:red")
     shown = np.unique(np.linspace(0, len(layers) - 1, 26).round().astype(int))
-    panels[-1].set_xticks(shown, [flow.names[index] for index in shown], rotation=90, fontsize="x-small")
+    panels[-1].set_xticks(shown, [names[index] for index in shown], rotation=90, fontsize="x-small")
     return figure
 
 

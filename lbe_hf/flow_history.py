@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .layer_statistics import LayerStatistics
-
-if TYPE_CHECKING:
-    from .diagnosis import InformationFlow
+from .verdict import Finding
 
 STATISTICS = [field.name for field in fields(LayerStatistics) if field.name != "name"]
 
@@ -45,21 +44,23 @@ class FlowHistory:
     verdict: list[str] = field(default_factory=list)
     """Of the last measurement."""
 
-    def add(self, step: int, flow: InformationFlow) -> list[Event]:
+    def add(
+        self, step: int, layers: Sequence[LayerStatistics], findings: Sequence[Finding], verdict: Sequence[str]
+    ) -> list[Event]:
         """Record a measurement of the same layers, and return its faults of a kind that no event has had so far."""
         known = {event.kind for event in self.events}
         before = self.steps[-1] if self.steps else None
         new = [
             Event(step, before, finding.kind, finding.layer, finding.message, finding.remedy)
-            for finding in flow.findings
+            for finding in findings
             if finding.is_fault and finding.kind not in known
         ]
         self.steps.append(step)
-        names = [layer.name for layer in self.layers[0]] if self.layers else flow.names
-        found = {layer.name: layer for layer in flow.layers}
+        names = [layer.name for layer in self.layers[0]] if self.layers else [layer.name for layer in layers]
+        found = {layer.name: layer for layer in layers}
         self.layers.append([found.get(name, LayerStatistics.unmeasured(name)) for name in names])
         self.events += new
-        self.verdict = flow.verdict
+        self.verdict = list(verdict)
         return new
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from .flow_history import FlowHistory
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .diagnosis import InformationFlow
-    from .flow_history import FlowHistory
+
+def fragment(verdict: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    """The lines of a verdict, and a table whose first row has the names of the columns."""
+    return str(_template().module.measurement(verdict, table))
 
 
-def fragment(flow: InformationFlow) -> str:
-    """The verdict and the table."""
-    return str(_template().module.measurement(flow))
-
-
-def page(title: str, flow: InformationFlow) -> str:
-    """A page for one measurement; its figure needs the extra `plot`, and is left out without it."""
-    figures = [_svg(flow.plot())] if can_draw() else []
-    return _render(title=title, flow=flow, figures=figures)
+def page(title: str, verdict: Sequence[str], table: Sequence[Sequence[str]], figure: Figure | None) -> str:
+    """A page for one measurement."""
+    return _render(title=title, verdict=verdict, table=table, figures=[] if figure is None else [_svg(figure)])
 
 
 def history_page(title: str, history: FlowHistory) -> str:

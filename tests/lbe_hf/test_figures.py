@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
 from lbe_hf.diagnosis import InformationFlow
-from lbe_hf.figures import draw_entropy_by_step, draw_flow, draw_flow_by_step
+from lbe_hf.figures import draw_entropy_by_step, draw_flow_by_step
 from lbe_hf.flow_history import FlowHistory
 from lbe_hf.layer_statistics import LayerStatistics
 from lbe_hf.verdict import judge
@@ -46,19 +46,20 @@ def flow_of(layers: list[LayerStatistics]) -> InformationFlow:
 def test_each_statistic_is_drawn_and_the_layers_of_the_verdict_are_marked() -> None:
     healthy = [layer(f"hidden_states[{index}]") for index in range(40)]
     broken = [*healthy[:38], *(dataclasses.replace(own, variance_share=0.0) for own in healthy[38:])]
-    panels = draw_flow(flow_of(broken)).axes
+    panels = flow_of(broken).plot().axes
     assert [axes.get_ylabel() for axes in panels] == ["batch entropy (nats)", "variance share", "effective rank"]
     values, mark = panels[1].lines
     assert list(values.get_ydata()) == [0.5] * 38 + [0.0, 0.0]
     assert list(mark.get_xdata()) == [38, 38]
     assert [text.get_text() for text in panels[0].texts] == ["collapsed"]
-    assert all(len(axes.lines) == 1 for axes in draw_flow(flow_of(healthy)).axes)
+    assert all(len(axes.lines) == 1 for axes in flow_of(healthy).plot().axes)
 
 
 def test_a_training_is_drawn_as_layers_by_steps_with_its_events() -> None:
     history = FlowHistory()
     for step, share in ((10, 0.5), (20, 0.5), (30, 0.0)):
-        history.add(step, flow_of([layer("hidden_states[0]"), layer("hidden_states[1]", variance_share=share)]))
+        flow = flow_of([layer("hidden_states[0]"), layer("hidden_states[1]", variance_share=share)])
+        history.add(step, flow.layers, flow.findings, flow.verdict)
     panels = [axes for axes in draw_flow_by_step(history).axes if axes.images]
     np.testing.assert_allclose(panels[1].images[0].get_array(), [[0.5, 0.5, 0.5], [0.5, 0.5, 0.0]])
     assert [list(line.get_xdata()) for line in panels[1].lines] == [[2.5, 2.5]]

@@ -15,7 +15,7 @@ import matplotlib.image
 
 from lbe_hf.diagnosis import InformationFlow
 from lbe_hf.flow_history import FlowHistory
-from lbe_hf.flow_page import history_page, page
+from lbe_hf.flow_page import history_page
 from lbe_hf.layer_statistics import LayerStatistics
 from lbe_hf.verdict import judge
 
@@ -32,14 +32,15 @@ def flow_of(*shares: float) -> InformationFlow:
 def collapsing(layers: int) -> FlowHistory:
     history = FlowHistory()
     for step in range(10, 310, 10):
-        history.add(step, flow_of(*[0.5] * (layers // 2), *[0.5 if step < 200 else 0.0] * (layers // 2)))
+        flow = flow_of(*[0.5] * (layers // 2), *[0.5 if step < 200 else 0.0] * (layers // 2))
+        history.add(step, flow.layers, flow.findings, flow.verdict)
     return history
 
 
 def test_pages_need_no_other_file_and_show_what_was_found() -> None:
     flow, history = flow_of(0.5, 0.0), collapsing(8)
     for text, message in (
-        (page("A title <b>", flow), flow.findings[0].message),
+        (flow.to_html("A title <b>"), flow.findings[0].message),
         (history_page("A title <b>", history), history.events[0].message),
     ):
         assert text.count("<svg") == 1
@@ -52,7 +53,7 @@ def test_pages_need_no_other_file_and_show_what_was_found() -> None:
 def test_without_matplotlib_a_page_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
-    assert "<svg" not in page("", flow_of(0.5, 0.5))
+    assert "<svg" not in flow_of(0.5, 0.5).to_html()
 
 
 @pytest.mark.parametrize("width", [500, 1200])
