@@ -1,9 +1,10 @@
-"""Tables (Markdown, printed) and pictures of the runs that `study.py` has finished.
+"""Tables (Markdown, printed) and figures of the runs that `study.py` has finished.
 
-    python results/deep_bert/report.py             # --tables leaves the pictures as they are
+    python results/deep_bert/report.py             # --tables leaves the figures as they are
 
-A run is trained if its accuracy over the last 100 steps is above 0.95; it was so for a while if that holds for any 20
-steps of its log; it is silent if a layer's batch entropy is below 0.001 nats in most of the last 100 steps.
+A run is trained if its accuracy over the last 100 steps is above 0.95; it was so for a while (post hoc) if that holds
+for any 20 steps of its log; it is collapsed if a layer's batch entropy is below 0.001 nats in most of the last 100
+steps.
 """
 
 import argparse
@@ -11,10 +12,11 @@ from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import binomtest
 
 from lbe_hf.figures import draw_entropy_by_step
 
@@ -32,19 +34,25 @@ SETTING = [
     "activations",
     "seed",
 ]
+OUTCOMES = {"trained": "trained", "for a while (post hoc)": "learned", "collapsed": "collapsed"}
 METHODS = {"none": (0, False), "LBE": (0, True), "warm-up": (40, False), "warm-up + LBE": (40, True)}
+DEPTHS, RATES = (12, 24, 48, 96), (3e-4, 1e-3, 2e-3)
+CHOSEN = {"alpha": 0.5, "beta": 2.0}
+CHOSEN_NAME = "LBE, alpha 0.5, beta 2"
 
 
 def load() -> tuple[pd.DataFrame, pd.DataFrame]:
     """A line for every 20 steps of every run, and a line for every run over its last 100 steps."""
-    steps = pd.concat([pd.read_csv(path) for path in sorted((HERE / "runs").glob("*.csv"))], ignore_index=True)
+    steps = pd.read_csv(HERE / "runs.csv")
     steps = steps.copy().assign(lowest_entropy=steps.filter(like="entropy/").min(axis="columns"))
     last = steps[steps["step"] > 300].groupby(SETTING, as_index=False)
     runs = last[["accuracy", "test_accuracy", "seconds_per_step"]].mean()
-    runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # one spike does not end a silence
+    runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # one spike does not end a collapse
     runs["trained"] = runs["accuracy"] > 0.95
-    runs["learned"] = (steps.groupby(SETTING)["accuracy"].max() > 0.95).to_numpy()
-    runs["silent"] = runs["lowest_entropy"] < COLLAPSED_ENTROPY
+    above = steps["step"].where(steps["accuracy"] > 0.95)
+    runs["steps_to_learn"] = above.groupby([steps[name] for name in SETTING]).min().fillna(np.inf).to_numpy()
+    runs["learned"] = runs["steps_to_learn"] < np.inf
+    runs["collapsed"] = runs["lowest_entropy"] < COLLAPSED_ENTROPY
     return steps, runs
 
 
@@ -64,45 +72,98 @@ def choose(table: pd.DataFrame, method: str, **setting: object) -> pd.DataFrame:
 
 
 def describe(runs: pd.DataFrame) -> dict[str, str]:
-    """How many runs trained, with the exact 95% interval of their share, how many fell silent, and how they ended."""
-    trained, count = int(runs["trained"].sum()), len(runs)
-    if not count:
+    """How many runs trained, with the exact 95% interval of their share, how many collapsed, and how they ended."""
+    if not len(runs):
         return {"trained": "not run"}
-    interval = binomtest(trained, count).proportion_ci(method="exact")
-    accuracy = runs["accuracy"]
     ending = {
-        "trained": f"{trained} of {count}",
-        "95% interval": f"{interval.low:.0%} to {interval.high:.0%}",
-        "for a while": f"{int(runs['learned'].sum())} of {count}",
-        "silent": f"{int(runs['silent'].sum())} of {count}",
-        "accuracy: median (range)": f"{accuracy.median():.3f} ({accuracy.min():.3f} to {accuracy.max():.3f})",
+        "trained": count(runs["trained"]),
+        "95% interval": interval(runs["trained"]),
+        "for a while (post hoc)": count(runs["learned"]),
+        "collapsed": count(runs["collapsed"]),
+        "accuracy: median (range)": median_and_range(runs["accuracy"]),
         "lowest entropy: median": f"{runs['lowest_entropy'].median():.3f}",
     }
     if runs["test_accuracy"].notna().all():
-        ending["test accuracy: median"] = f"{runs['test_accuracy'].median():.3f}"
+        ending["test accuracy: median (range)"] = median_and_range(runs["test_accuracy"])
     return ending
+
+
+def count(outcome: pd.Series) -> str:
+    return f"{int(outcome.sum())} of {len(outcome)}"
+
+
+def interval(outcome: pd.Series) -> str:
+    """Clopper and Pearson's, at 95%, of a share."""
+    bounds = binomtest(int(outcome.sum()), len(outcome)).proportion_ci(method="exact")
+    return f"{bounds.low:.0%} to {bounds.high:.0%}"
+
+
+def median_and_range(values: pd.Series, digits: int = 3) -> str:
+    return f"{values.median():.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})"
 
 
 def share(runs: pd.DataFrame) -> str:
     return f"{int(runs['trained'].sum())}/{len(runs)} ({runs['accuracy'].median():.2f})" if len(runs) else "not run"
 
 
-def compare(runs: pd.DataFrame, one: str, other: str, **setting: object) -> dict[str, str]:
-    """P-values, two-sided, for two methods: Fisher's exact test, and McNemar's, which pairs the runs of a seed."""
-    p_values = {}
-    for name, outcome in {"trained": "trained", "for a while": "learned", "silent": "silent"}.items():
-        samples = {method: choose(runs, method, **setting).set_index("seed")[outcome] for method in (one, other)}
+def all_tests(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every test of the page, a line each: its group, comparison, outcome, p-value, and that of Holm's correction."""
+    fresh, first = runs[runs["seed"] >= 5], runs[runs["seed"] < 5]
+    pairs = [("LBE", "none"), ("LBE", "warm-up"), ("warm-up", "none"), ("warm-up + LBE", "warm-up")]
+    tests = pd.concat(
+        [
+            *(compare(runs, one, other, f"{one} against {other}") for one, other in pairs),
+            compare(runs, "LBE", "none", "LBE against none, linear decay", decay="linear"),
+            *(
+                compare(fresh, "LBE", other, f"{CHOSEN_NAME}, against {other}", **CHOSEN).assign(group="fresh seeds")
+                for other in ("none", "warm-up")
+            ),
+            pd.DataFrame([{"group": "border", "p": border_test(first)}]),
+        ],
+        ignore_index=True,
+    )
+    return tests.fillna({"group": "main"}).assign(holm=holm(tests["p"]))
+
+
+def compare(runs: pd.DataFrame, one: str, other: str, comparison: str, **setting: object) -> pd.DataFrame:
+    """McNemar's test of two methods, for each outcome."""
+    tests = []
+    for outcome, column in OUTCOMES.items():
+        samples = {method: choose(runs, method, **setting).set_index("seed")[column] for method in (one, other)}
         pairs = pd.DataFrame(samples).dropna().astype(bool)
         left, right = pairs[one], pairs[other]
-        unpaired = fisher_exact([[sample.sum(), (~sample).sum()] for sample in (left, right)]).pvalue
-        p_values[name] = f"{unpaired:.2g} ({mcnemar((left & ~right).sum(), (right & ~left).sum()):.2g})"
-    return p_values
+        p_value = mcnemar((left & ~right).sum(), (right & ~left).sum())
+        tests.append({"comparison": comparison, "outcome": outcome, "p": p_value})
+    return pd.DataFrame(tests)
 
 
 def mcnemar(only_left: int, only_right: int) -> float:
     """P-value, two-sided and exact, of the pairs in which one of the two did what the other did not."""
     differing = only_left + only_right
     return float(binomtest(only_left, differing).pvalue) if differing else 1.0
+
+
+def border_test(first: pd.DataFrame) -> float:
+    """Sign test over the seeds: the cells of a seed share weights and batches, so that they are one observation."""
+    gained = border_pairs(first).astype(int).diff(axis="columns")["LBE"].groupby("seed").sum()
+    return mcnemar((gained > 0).sum(), (gained < 0).sum())
+
+
+def border_pairs(first: pd.DataFrame, outcome: str = "trained") -> pd.DataFrame:
+    """Whether the outcome holds without LBE and with it, for each depth, learning rate and seed."""
+    cells = [{"depth": depth, "learning_rate": rate} for depth, rate in product(DEPTHS, RATES)]
+    key = ["depth", "learning_rate", "seed"]
+    methods = {
+        method: pd.concat(choose(first, method, **cell) for cell in cells).set_index(key)[outcome]
+        for method in ("none", "LBE")
+    }
+    return pd.DataFrame(methods).dropna().astype(bool)
+
+
+def holm(p_values: pd.Series) -> pd.Series:
+    """Holm's correction: the k-th smallest of n is multiplied by n - k + 1, and none is below a smaller one's."""
+    ordered = p_values.sort_values()
+    return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1.0)
 
 
 def show(title: str, table: pd.DataFrame) -> None:
@@ -119,33 +180,55 @@ def show_endings(title: str, runs: pd.DataFrame, methods: Iterable[str], **setti
     show(title, pd.DataFrame(table).T.rename_axis("method"))
 
 
-def show_tests(runs: pd.DataFrame) -> None:
-    pairs = [("LBE", "none"), ("LBE", "warm-up"), ("warm-up", "none"), ("warm-up + LBE", "warm-up")]
-    tests = {f"{one} against {other}": compare(runs, one, other) for one, other in pairs}
-    tests["LBE against none, linear decay"] = compare(runs, "LBE", "none", decay="linear")
-    show("p-values of Fisher's exact test (of McNemar's)", pd.DataFrame(tests).T.rename_axis("comparison"))
+def show_tests(title: str, tests: pd.DataFrame, group: str) -> None:
+    own = tests[tests["group"] == group]
+    cells = own.assign(cell=[f"{p:.2g} ({corrected:.2g})" for p, corrected in zip(own["p"], own["holm"], strict=True)])
+    table = cells.pivot(index="comparison", columns="outcome", values="cell")
+    show(title, table.loc[own["comparison"].unique(), list(OUTCOMES)])
 
 
-def show_border(runs: pd.DataFrame) -> None:
-    depths, rates, key = (12, 24, 48, 96), (3e-4, 1e-3, 2e-3), ["depth", "learning_rate", "seed"]
+def show_open_question(runs: pd.DataFrame) -> None:
+    """The lower learning rate without the penalty, beside the higher one with it."""
+    first, fresh = runs[runs["seed"] < 5], runs[runs["seed"] >= 5]
+    lines = {
+        "none at 3e-4, seeds 0 to 4": choose(first, "none", learning_rate=3e-4),
+        "LBE, alpha 0.7, beta 0.5, at 3e-4, seeds 0 to 4": choose(first, "LBE", learning_rate=3e-4),
+        f"{CHOSEN_NAME}, at 1e-3, seeds 0 to 4 (on which it was chosen)": choose(first, "LBE", **CHOSEN),
+        f"{CHOSEN_NAME}, at 1e-3, seeds 5 to 19": choose(fresh, "LBE", **CHOSEN),
+    }
+    table = {
+        name: {
+            "trained": count(own["trained"]),
+            "95% interval": interval(own["trained"]),
+            "steps to 0.95: median (range)": median_and_range(own["steps_to_learn"], digits=0),
+        }
+        for name, own in lines.items()
+    }
+    show("The open question: a lower learning rate instead", pd.DataFrame(table).T.rename_axis("48 layers"))
+
+
+def show_onset(steps: pd.DataFrame) -> None:
+    """When the runs without the penalty have their first collapsed layer."""
+    own = choose(steps, "none")
+    onset = own[own["lowest_entropy"] < COLLAPSED_ENTROPY].groupby("seed")["step"].min()
+    print(f"\nNone: a layer collapses by step 40 in {count(onset <= 40)}, in the last run by step {onset.max()}.")
+
+
+def show_border(first: pd.DataFrame, tests: pd.DataFrame) -> None:
     table = {
         depth: {
-            f"{rate:g}, {method}": share(choose(runs, method, depth=depth, learning_rate=rate))
-            for rate, method in product(rates, ("none", "LBE"))
+            f"{rate:g}, {method}": share(choose(first, method, depth=depth, learning_rate=rate))
+            for rate, method in product(RATES, ("none", "LBE"))
         }
-        for depth in depths
+        for depth in DEPTHS
     }
     show("Trained by depth and learning rate, median accuracy", pd.DataFrame(table).T.rename_axis("layers"))
-    trained = {
-        method: pd.concat(
-            choose(runs, method, depth=depth, learning_rate=rate) for depth, rate in product(depths, rates)
-        ).set_index(key)["trained"]
-        for method in ("none", "LBE")
-    }
-    pairs = pd.DataFrame(trained).dropna().astype(bool)
-    gained, lost = (pairs["LBE"] & ~pairs["none"]).sum(), (pairs["none"] & ~pairs["LBE"]).sum()
-    p_value = f"McNemar's p = {mcnemar(gained, lost):.2g}"
-    print(f"\nOf {len(pairs)} pairs {gained} trained only with LBE, {lost} only without ({p_value})")
+    trained, collapsed = border_pairs(first), border_pairs(first, "collapsed")
+    gained, lost = (trained["LBE"] & ~trained["none"]).sum(), (trained["none"] & ~trained["LBE"]).sum()
+    test = tests[tests["group"] == "border"].iloc[0]
+    print(f"\nOf {len(trained)} pairs {gained} trained only with LBE, {lost} only without.")
+    print(f"Sign test over the seeds: p = {test['p']:.2g}, with Holm's correction {test['holm']:.2g}.")
+    print(f"Collapsed: {count(collapsed['none'])} without LBE, {count(collapsed['LBE'])} with it.")
 
 
 def show_sensitivity(runs: pd.DataFrame) -> None:
@@ -154,16 +237,23 @@ def show_sensitivity(runs: pd.DataFrame) -> None:
         for alpha in (0.3, 0.5, 0.7, 1.0)
     }
     show("Trained by alpha and beta, 48 layers, learning rate 1e-3", pd.DataFrame(table).T.rename_axis("alpha"))
+    weakest = pd.concat(choose(runs, "LBE", alpha=alpha, beta=0.05) for alpha in (0.3, 0.5, 0.7, 1.0))
+    print(f"\nCollapsed at beta 0.05: {count(weakest['collapsed'])}.")
 
 
 def show_chosen(runs: pd.DataFrame) -> None:
     """A cell of the grid in which all runs trained, on seeds that the grid does not have."""
-    fresh, chosen, name = runs[runs["seed"] >= 5], {"alpha": 0.5, "beta": 2.0}, "LBE, alpha 0.5, beta 2"
+    fresh = runs[runs["seed"] >= 5]
     table = {method: describe(choose(fresh, method)) for method in METHODS}
-    table[name] = describe(choose(fresh, "LBE", **chosen))
+    table[CHOSEN_NAME] = describe(choose(fresh, "LBE", **CHOSEN))
     show("Alpha 0.5 and beta 2, on fresh seeds", pd.DataFrame(table).T.rename_axis("method"))
-    tests = {f"{name}, against {other}": compare(fresh, "LBE", other, **chosen) for other in ("none", "warm-up")}
-    show("p-values on fresh seeds", pd.DataFrame(tests).T.rename_axis("comparison"))
+
+
+def show_feed_forward(first: pd.DataFrame) -> None:
+    places = {"feed-forward outputs": "feed_forward", "hidden states, the same seeds": "hidden_states"}
+    endings = {name: describe(choose(first, "LBE", activations=place)) for name, place in places.items()}
+    table = pd.DataFrame(endings).T.rename_axis("LBE on")
+    show("Penalty on the feed-forward outputs, 48 layers, learning rate 1e-3", table)
 
 
 def show_cost(runs: pd.DataFrame) -> None:
@@ -174,16 +264,21 @@ def show_cost(runs: pd.DataFrame) -> None:
     print(f"\n{medians['none']:.3f} s a step without, {medians['LBE']:.3f} with; median of ratios by seed {ratio:.3f}")
 
 
-def show_tables(runs: pd.DataFrame) -> None:
+def show_tables(steps: pd.DataFrame, runs: pd.DataFrame) -> None:
     setting, pair, first = "48 layers, learning rate 1e-3", ("none", "LBE"), runs[runs["seed"] < 5]
+    tests = all_tests(runs)
     print(f"{len(runs)} runs")
+    show_open_question(runs)
     show_endings(setting, runs, METHODS)
-    show_tests(runs)
+    show_onset(steps)
+    print(f"\n{len(tests)} tests on this page.")
+    show_tests("p-values of McNemar's exact test (with Holm's correction)", tests, "main")
     show_endings(f"{setting} decayed linearly to zero", runs, pair, decay="linear")
-    show_border(first)
+    show_border(first, tests)
     show_sensitivity(first)
     show_chosen(runs)
-    show_endings(f"Penalty on the feed-forward outputs, {setting}", runs, ["LBE"], activations="feed_forward")
+    show_tests("p-values on fresh seeds (with Holm's correction)", tests, "fresh seeds")
+    show_feed_forward(first)
     show_endings(f"Digits, {setting}", runs, pair, data="digits")
     show_endings(f"Normalization before each sublayer, {setting}", runs, pair, model_type="roberta-prelayernorm")
     show_cost(runs)
@@ -226,7 +321,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="Only print the tables.")
     args = parser.parse_args()
     steps, runs = load()
-    show_tables(runs)
+    show_tables(steps, runs)
     if not args.tables:
         draw_methods(steps)
         draw_entropy(steps, runs)

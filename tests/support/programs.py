@@ -1,18 +1,23 @@
-"""The programs of `examples/` as modules."""
+"""The programs of `examples/`, `results/` and `benchmarks/` as modules."""
 
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
-FOLDER = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
 
 
 def example(name: str) -> ModuleType:
-    """`examples/{name}.py`, run once as a module; its dataclasses look themselves up in `sys.modules`."""
-    key = f"example_{name}"
+    """`examples/{name}.py`, as `program` loads it."""
+    return program(f"examples/{name}.py")
+
+
+def program(path: str) -> ModuleType:
+    """The program at this path, run once as a module; its dataclasses look themselves up in `sys.modules`."""
+    key = path.removesuffix(".py").replace("/", "_")
     if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, FOLDER / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(key, ROOT / path)
         assert spec is not None
         assert spec.loader is not None
         sys.modules[key] = module = importlib.util.module_from_spec(spec)
