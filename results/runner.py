@@ -36,7 +36,8 @@ def main(description: str | None, runs: Iterable[Run], execute: Callable[..., pd
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Runs at once.")
     args = parser.parse_args()
     everything = {run.name: run for run in runs}
-    missing = [run for name, run in everything.items() if name not in done(path)]
+    finished = done(path)
+    missing = [run for name, run in everything.items() if name not in finished]
     print(f"{len(everything)} runs, {len(missing)} of them missing", flush=True)
     if args.dry_run:
         return
@@ -69,7 +70,7 @@ def _execute(missing: list[Run], execute: Callable[..., pd.DataFrame], path: Pat
 
 def _append(lines: pd.DataFrame, path: Path) -> None:
     """All or nothing, as the process may be killed while it writes."""
-    before = [pd.read_csv(path, float_precision="round_trip")] if path.exists() else []
+    before = [pd.read_csv(path)] if path.exists() else []
     unfinished = path.with_suffix(".unfinished")
     pd.concat([*before, lines]).to_csv(unfinished, index=False)
     unfinished.replace(path)
