@@ -171,7 +171,7 @@ def test_worker_that_dies_too_often(
     printed = capfd.readouterr().err
     for name in failed:
         assert f"failed: {name}: " in printed
-        assert "died" in (folder.folder(name) / "error.txt").read_text()
+        assert "died" in (folder.run_dir(name) / "error.txt").read_text()
     assert main(arguments) == 0  # from the checkpoints that they left
     assert ", resumed" in capfd.readouterr().out
     assert records(tmp_path / "grid") == {name: records_of_local[name] for name in folder.runs}
