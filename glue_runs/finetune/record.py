@@ -107,9 +107,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULT_NAME
     if not path.is_file():
         return None
-    record = read_json(path)
-    if isinstance(record, dict):
-        record = {"diverged": False, "config": {}, **record}
+    content = read_json(path)
+    record: dict[str, Any] = {"diverged": False, "config": {}, **content} if isinstance(content, dict) else content
     check_shape(path, record, Record, "the record of a run")
     return record
 
