@@ -26,7 +26,7 @@ def seconds(engine: str, at_once: int, arguments: argparse.Namespace) -> float:
     seeds = [str(seed) for seed in range(arguments.runs // 2)]
     grid = "--tasks demo_rte --learning_rates 5e-5 --lbe_alphas 0.5 --lbe_betas 0.05 --save_strategy no --use_cpu"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "glue_runs.grid.command", *grid.split(), "--models", arguments.model]
+        command = [sys.executable, "-m", "glue_runs.grid", *grid.split(), "--models", arguments.model]
         command += ["--max_steps", str(arguments.steps), "--seeds", *seeds, "--keep_models", "none"]
         command += ["--engine", engine, "--cpus_per_run", str(CORES // at_once), "--output_dir", f"{folder}/grid"]
         started = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Pictures of a grid (extra `plot`)."""
+"""Figures of a grid (extra `plot`)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from ..finetune.record import SETUP
+from ..finetune.record import COMPARE_BY
 from ..tasks.glue import get_task
-from .comparison import BASELINE, choose_settings
-from .store import GridFolder
+from .selection import BASELINE, choose_settings
 
 _MARKERS = "os^Dv*"
 _COLOURS = ("0.0", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
@@ -25,37 +25,46 @@ _LINES = ("-", "--", ":", "-.")
 matplotlib.use("Agg")  # files only: there may be no display
 
 
-def draw(folder: GridFolder, results: pd.DataFrame) -> list[Path]:
-    """Write the pictures of what is done so far, and return their paths."""
-    if results.empty:
-        return []
+def draw(folder: Path, results: pd.DataFrame, records: Mapping[str, dict[str, Any]]) -> list[Path]:
+    """Write the figures of what is done so far.
+
+    Args:
+        folder: where to.
+        results: the runs, as `tabulate` gives them.
+        records: the same runs by name, for the history of their entropies.
+
+    Returns:
+        The paths of the figures.
+    """
     chosen = choose_settings(results)
-    pictures = {
+    if chosen.empty:
+        return []
+    figures = {
         "scores": _panels(chosen, _draw_scores),
         "learning_rates": _panels(results, _draw_learning_rates),
-        **dict(_entropy_figures(folder, chosen)),
+        **dict(_entropy_figures(chosen, records)),
     }
     paths = []
-    for name, figure in pictures.items():
-        paths.append(folder.path / f"{name}.png")
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=150)
     return paths
 
 
 def _panels(results: pd.DataFrame, draw_panel: Callable[[Axes, pd.DataFrame], None]) -> Figure:
     """One panel for each setup, under a name that says what sets it apart."""
-    setups = list(results.groupby(SETUP, sort=False))
-    varying = [key for key in SETUP if key == "task" or results[key].nunique() > 1]
+    setups = list(results.groupby(COMPARE_BY, sort=False))
+    varying = [key for key in COMPARE_BY if key == "task" or results[key].nunique() > 1]
     figure = Figure(figsize=(1.2 + 3.2 * len(setups), 3.4), layout="constrained")
     for axes, (_, rows) in zip(figure.subplots(1, len(setups), squeeze=False)[0], setups, strict=True):
         axes.set_title(", ".join(str(rows[key].iloc[0]) for key in varying), fontsize="medium")
-        axes.set_ylabel(f"test {get_task(rows['task'].iloc[0]).scores[-1].replace('_', ' ')}")
+        axes.set_ylabel(f"test {get_task(rows['task'].iloc[0]).main_metric.replace('_', ' ')}")
         axes.spines[["top", "right"]].set_visible(False)
         draw_panel(axes, rows)
     return figure
 
 
-def _methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
+def _methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
     """Each method with its rows and its look, in which methods differ in grey, too."""
     for index, (method, own) in enumerate(rows.groupby("method", sort=False)):
         look = {"marker": _MARKERS, "color": _COLOURS, "linestyle": _LINES}
@@ -78,6 +87,8 @@ def _draw_learning_rates(axes: Axes, rows: pd.DataFrame) -> None:
     for index, (method, own, look) in enumerate(_methods(rows)):
         # At each learning rate the alpha and beta that validation chooses there.
         best = pd.concat([choose_settings(at_rate) for _, at_rate in own.groupby("learning_rate")])
+        if best.empty:
+            continue
         scores = best.groupby("learning_rate")["test"].agg(["mean", "min", "max"])
         spread = np.abs(scores[["min", "max"]].sub(scores["mean"], axis=0).to_numpy().T)
         beside = scores.index * 1.03**index  # so that spreads do not hide each other
@@ -88,30 +99,38 @@ def _draw_learning_rates(axes: Axes, rows: pd.DataFrame) -> None:
     axes.minorticks_off()
     axes.set_xlim(rates[0] / 1.3, rates[-1] * 1.3)
     axes.set_xlabel("learning rate")
-    axes.legend(frameon=False, fontsize="small")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize="small")
 
 
-def _entropy_figures(folder: GridFolder, chosen: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """For each method with a penalty: its layers over training beside the baseline's, and the targets."""
-    for _, setup in chosen.groupby(SETUP, sort=False):
-        records = {
-            method: [folder.result(name) or {} for name in own["name"]]
+def _entropy_figures(chosen: pd.DataFrame, records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
+    """For each method with a penalty: its layers over training beside the baseline's, and the targets.
+
+    Runs that diverged have no part in it: they end early, or have no entropies.
+    """
+    for _, setup in chosen[~chosen["diverged"]].groupby(COMPARE_BY, sort=False):
+        runs_of = {
+            method: [records[name] for name in own["name"] if _has_entropies(records[name])]
             for method, own in setup.groupby("method", sort=False)
         }
-        for method, runs in records.items():
-            if method == BASELINE or not runs[0]["history"]:
+        for method, runs in runs_of.items():
+            if method == BASELINE or not runs or not all(line["targets"] for run in runs for line in run["history"]):
                 continue
-            beside = [run for run in records.get(BASELINE, []) if run["layers"] == runs[0]["layers"]]
-            parts = [str(setup[key].iloc[0]) for key in SETUP if key == "task" or chosen[key].nunique() > 1]
+            beside = [run for run in runs_of.get(BASELINE, []) if run["layers"] == runs[0]["layers"]]
+            parts = [str(setup[key].iloc[0]) for key in COMPARE_BY if key == "task" or chosen[key].nunique() > 1]
             name = re.sub(r"[^\w.-]+", "_", "_".join(["entropy", *parts, method.removeprefix("LBE on ")]))
             yield name, _draw_entropy({**({BASELINE: beside} if beside else {}), method: runs})
+
+
+def _has_entropies(record: dict[str, Any]) -> bool:
+    return bool(record["history"]) and all(line["entropies"] for line in record["history"])
 
 
 def _draw_entropy(methods: dict[str, list[dict[str, Any]]]) -> Figure:
     maps = {method: _over_training(runs, "entropies") for method, runs in methods.items()}
     targets = _over_training(list(methods.values())[-1], "targets")[:, -1:]
     layers = list(methods.values())[-1][0]["layers"]
-    highest = max(float(values.max()) for values in (*maps.values(), targets))
+    highest = max(float(np.nanmax(values, initial=0.0)) for values in (*maps.values(), targets))
     figure = Figure(figsize=(2.6 + 3.4 * len(maps), 1.4 + 0.28 * len(layers)), layout="constrained")
     widths = [*[8.0] * len(maps), 1.0]
     panels = figure.subplots(1, len(widths), squeeze=False, sharey=True, width_ratios=widths)[0]
@@ -135,10 +154,13 @@ def _draw_entropy(methods: dict[str, list[dict[str, Any]]]) -> Figure:
     return figure
 
 
-def _over_training(runs: list[dict[str, Any]], key: str) -> np.ndarray:
-    """Mean over runs, shape `(layers, log lines)`."""
+def _over_training(runs: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
+    """Mean over the runs that logged at the steps of the first, shape `(layers, log lines)`."""
+    steps = [[line["step"] for line in run["history"]] for run in runs]
     histories = [np.array([line[key] for line in run["history"]]).T for run in runs]
-    return np.mean(histories, axis=0)
+    alike = [history for history, own in zip(histories, steps, strict=True) if own == steps[0]]
+    mean: NDArray[np.float64] = np.mean(alike, axis=0)
+    return mean
 
 
 def _short(layer: str) -> str:

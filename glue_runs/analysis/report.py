@@ -1,29 +1,32 @@
-"""What the runs of a grid say: `python -m glue_runs.report FOLDER` writes tables and pictures into the folder."""
+"""What the runs of a grid say: `python -m glue_runs.report FOLDER` writes tables and figures into the folder."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from ..errors import InputError
-from ..finetune.record import SETTING, SETUP
+from ..finetune.record import COMPARE_BY, HYPERPARAMETERS, write_text
+from ..tasks.data import name_as_test
 from ..tasks.glue import get_task
-from .comparison import BASELINE, MIN_SEEDS, Difference, choose_settings, paired_difference
+from .comparison import MIN_SEEDS, Difference, holm, mean_difference
+from .contests import FIXED_IN_ADVANCE, Contest, find_contests
+from .selection import BASELINE, choose_settings
 from .store import GridFolder
-from .table import read_results
-
-FIXED_IN_ADVANCE = {"alpha": 0.5, "beta": 0.01}
-"""The middle of the paper's sweep: no choice, therefore no advantage over the baseline's single setting."""
+from .table import tabulate
 
 _FAINT = 1e-3
 
+Records = Mapping[str, dict[str, Any]]
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 2 with one line on standard error if the folder cannot be read."""
+    """Exit code 0; or, with one line on standard error, 2 if a file cannot be used, 130 if it is stopped by Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m glue_runs.report FOLDER", file=sys.stderr)
@@ -33,34 +36,45 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command makes the report again.", file=sys.stderr)
+        return 130
     return 0
 
 
 def write_report(folder: GridFolder) -> str:
-    """Write `results.csv`, `report.md` and the pictures of what is done so far; returns the report.
+    """Write `results.csv`, `report.md` and the figures of what is done so far; returns the report.
 
     Raises:
-        InputError: the folder is that of no grid, or a file in it is damaged.
+        InputError: the folder is that of no grid, a file in it is damaged or cannot be read, or it cannot be written.
     """
-    results = read_results(folder)
-    with folder.lock("report"):
-        results.to_csv(folder.path / "results.csv", index=False, lineterminator="\n")
-        report = "\n\n".join(part for part in _parts(folder, results) if part) + "\n"
-        (folder.path / "report.md").write_text(report, encoding="utf-8")
+    try:
+        records = folder.records()
+        results = tabulate(records)
+        with folder.lock("report"):
+            write_text(folder.path / "results.csv", results.to_csv(index=False, lineterminator="\n"))
+            report = "\n\n".join(part for part in _parts(folder, records, results) if part) + "\n"
+            write_text(folder.path / "report.md", report)
+    except OSError as error:
+        raise InputError(
+            f"The report cannot be written to {folder.path} ({error.strerror or error}): make it writable, with room."
+        ) from error
     return report
 
 
-def _parts(folder: GridFolder, results: pd.DataFrame) -> list[str]:
-    states = {name: folder.state(name) for name in folder.runs}
-    parts = [_status(states)]
+def _parts(folder: GridFolder, records: Records, results: pd.DataFrame) -> list[str]:
+    states = {name: "done" if name in records else folder.state(name) for name in folder.runs}
+    parts = [_status(states, records)]
     if not results.empty:
         chosen = choose_settings(results)
+        if not chosen.empty:
+            parts.append(f"## Test scores\n\n{_markdown(_scores(chosen))}\n\n{_SCORES_NOTE}")
         parts += [
-            f"## Test scores\n\n{_markdown(_scores(chosen))}\n\n{_SCORES_NOTE}",
-            f"## LBE beside the baseline\n\n{_comparison(results, chosen)}",
-            f"## Pictures\n\n{_pictures(folder, results)}",
+            _not_chosen(results, chosen),
+            f"## LBE beside the baseline\n\n{_comparison(results)}",
+            f"## Pictures\n\n{_figures(folder, records, results)}",
         ]
-    return [*parts, _provenance(folder, results), _open_runs(folder, states)]
+    return [*parts, _provenance(folder, records), _open_runs(folder, states)]
 
 
 _SCORES_NOTE = (
@@ -74,125 +88,160 @@ _CONTEST_NOTE = (
     "favours LBE. The equal one is fixed in advance: alpha {alpha:g}, beta {beta:g}, and only the learning rate is "
     "chosen."
 )
+_SAME_RATES_NOTE = (
+    "At the same learning rates nothing depends on which rate validation gave to whom: the difference is the mean "
+    "over all pairs of learning rate and seed. Its interval and its p are those of the seeds, each with the mean over "
+    "its rates."
+)
 _SEEDS_NOTE = f"Fewer than {MIN_SEEDS} seeds give no interval and no p-value."
-_PICTURES_NOTE = (
+_FIGURES_NOTE = (
     "Test scores at the chosen settings, a point a seed and a line for their mean; test scores by learning rate, mean "
     "and range over seeds; batch entropy of each layer in training, mean over seeds, beside the targets at its end."
 )
+_DIVERGED_NOTE = "Runs that diverged have no part in the batch entropies."
 _STATISTICS_NOTE = (
-    "Intervals are 95% bootstrap percentiles of the mean difference; p is two-sided, from the exact paired "
-    "permutation test (Wilcoxon's for more than 12 seeds). With n seeds p cannot be below 2 / 2^n: 0.25 for 3, "
-    "0.0625 for 5."
+    "Intervals are Student's t intervals of the mean difference at 95%: they assume that the differences of the seeds "
+    "are independent and normally distributed. p is two-sided, from the exact paired permutation test over seeds "
+    "(Wilcoxon's for more than 12 seeds). With n seeds p cannot be below 2 / 2^n: 0.25 for 3, 0.0625 for 5."
+)
+_HOLM_NOTE = (
+    "p (Holm) is corrected for the {tests} comparisons that have a p: the chance that any of them falls below 0.05 "
+    "where there is no difference is at most 5%."
 )
 
 
-def _status(states: dict[str, str]) -> str:
+def _status(states: dict[str, str], records: Records) -> str:
     counts = Counter(states.values())
+    diverged = sum(record["diverged"] for record in records.values())
+    remark = f" {diverged} of the runs that are done diverged; their scores count as they are." if diverged else ""
     if counts["done"] == len(states):
-        return f"All {len(states)} runs are done."
+        return f"All {len(states)} runs are done.{remark}"
     rest = [f"{counts[state]} {state}" for state in ("failed", "running", "interrupted", "missing") if counts[state]]
-    return f"**Incomplete: {counts['done']} of {len(states)} runs are done, {', '.join(rest)} (listed at the end).**"
+    done = f"{counts['done']} of {len(states)} runs are done"
+    return f"**Incomplete: {done}, {', '.join(rest)} (listed at the end).**{remark}"
 
 
 def _scores(chosen: pd.DataFrame) -> list[dict[str, object]]:
     rows = []
-    for key, runs in chosen.groupby([*SETUP, "method"], sort=False):
-        for split in _test_splits(runs):
+    for key, runs in chosen.groupby([*COMPARE_BY, "method"], sort=False):
+        for split in _test_splits(key[0]):
+            scores = runs[split]
             rows.append(
                 {
                     **_labels(key, split),
-                    "metric": get_task(key[0]).scores[-1].replace("_", " "),
+                    "metric": get_task(key[0]).main_metric.replace("_", " "),
                     "method": key[-1],
-                    **_setting(runs),
+                    **_hyperparameters(runs),
                     "seeds": len(runs),
+                    **({"diverged": int(runs["diverged"].sum())} if chosen["diverged"].any() else {}),
                     "validation": f"{runs['validation'].mean():.4f}",
-                    "mean": f"{runs[split].mean():.4f}",
-                    "std": f"{runs[split].std():.4f}" if len(runs) > 1 else "",
-                    "median": f"{runs[split].median():.4f}",
-                    "min": f"{runs[split].min():.4f}",
-                    "max": f"{runs[split].max():.4f}",
+                    "mean": f"{scores.mean(skipna=False):.4f}",
+                    "std": f"{scores.std(skipna=False):.4f}" if len(runs) > 1 else "",
+                    "median": f"{scores.median(skipna=False):.4f}",
+                    "min": f"{scores.min(skipna=False):.4f}",
+                    "max": f"{scores.max(skipna=False):.4f}",
                     "penalty": "" if key[-1] == BASELINE else f"{runs['penalty'].mean():.1e}",
                 }
             )
     return rows
 
 
-def _comparison(results: pd.DataFrame, chosen: pd.DataFrame) -> str:
-    rows, remarks, contests = [], [], set()
-    for key, method, contest, runs in _contests(results, chosen):
-        baseline = chosen[(chosen[SETUP] == list(key)).all(axis=1) & (chosen["method"] == BASELINE)]
-        for split in _test_splits(runs):
-            difference = paired_difference(runs.set_index("seed")[split], baseline.set_index("seed")[split])
-            rows.append({**_labels(key, split), "method": method, "contest": contest, **_setting(runs)})
-            rows[-1] |= _difference(difference)
-        penalty = runs["penalty"].mean()
-        if penalty < _FAINT:
-            remarks.append(
-                f"- {key[0]}, {method}, {contest}: the penalty is {penalty:.1e} of the task loss, so it can hardly "
-                "change what is learned: the entropy of the layers is close to its targets already."
-            )
-        contests.add(contest)
-    if not rows:
+def _not_chosen(results: pd.DataFrame, chosen: pd.DataFrame) -> str:
+    """The methods that no setting can be chosen for, because each has a seed whose validation score is NaN."""
+    keys = [*COMPARE_BY, "method"]
+    missing = results[~results.set_index(keys).index.isin(chosen.set_index(keys).index)].drop_duplicates(keys)
+    return "\n".join(
+        f"- {run.task}, {run.method}: no setting is chosen, because each has a validation score that is not a number."
+        for run in missing.itertuples()
+    )
+
+
+def _comparison(results: pd.DataFrame) -> str:
+    contests = list(find_contests(results))
+    compared = [(contest, split) for contest in contests for split in _test_splits(contest.runs["task"].iloc[0])]
+    if not compared:
         return "Nothing can be compared yet."
-    notes = [_DIFFERENCES_NOTE]
-    if len(contests) > 1:
-        notes.append(_CONTEST_NOTE.format(**FIXED_IN_ADVANCE))
-    if any(row["seeds"] < MIN_SEEDS for row in rows):
-        notes.append(_SEEDS_NOTE)
-    if any(row["p"] for row in rows):
-        notes.append(_STATISTICS_NOTE)
-    return "\n\n".join([_markdown(rows), " ".join(notes), *(["\n".join(remarks)] if remarks else [])])
+    differences = [mean_difference(contest.differences(split)) for contest, split in compared]
+    corrected = holm([difference.p_value for difference in differences])
+    rows = [
+        _compared(contest, split, difference, p_value)
+        for (contest, split), difference, p_value in zip(compared, differences, corrected, strict=True)
+    ]
+    tests = sum(p_value is not None for p_value in corrected)
+    notes = {
+        _DIFFERENCES_NOTE: True,
+        _CONTEST_NOTE.format(**FIXED_IN_ADVANCE): any(contest.setting == "fixed in advance" for contest in contests),
+        _SAME_RATES_NOTE: any(contest.same_rates for contest in contests),
+        _SEEDS_NOTE: any(difference.seeds < MIN_SEEDS for difference in differences),
+        _STATISTICS_NOTE: tests > 0,
+        f"The number of comparisons is {len(rows)}.": True,
+        _HOLM_NOTE.format(tests=tests): tests > 0,
+    }
+    parts = [_markdown(rows), " ".join(note for note, wanted in notes.items() if wanted), _faint(contests)]
+    return "\n\n".join(part for part in parts if part)
 
 
-def _contests(results: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], str, str, pd.DataFrame]]:
-    """Setup, method, name of the contest, and the runs that the method enters it with."""
-    fixed = choose_settings(results[(results[list(FIXED_IN_ADVANCE)] == list(FIXED_IN_ADVANCE.values())).all(axis=1)])
-    for (*key, method), runs in chosen[chosen["method"] != BASELINE].groupby([*SETUP, "method"], sort=False):
-        of_method = (results[[*SETUP, "method"]] == [*key, method]).all(axis=1)
-        count = len(results.loc[of_method, ["alpha", "beta"]].drop_duplicates())
-        yield tuple(key), method, f"best of {count} settings" if count > 1 else "one setting", runs
-        middle = fixed[(fixed[[*SETUP, "method"]] == [*key, method]).all(axis=1)]
-        if count > 1 and len(middle):
-            yield tuple(key), method, "fixed in advance", middle
-
-
-def _difference(difference: Difference) -> dict[str, object]:
+def _compared(contest: Contest, split: str, difference: Difference, corrected: float | None) -> dict[str, object]:
+    first = contest.runs.iloc[0]
     low, high = difference.interval or (None, None)
     return {
+        **_labels([first[name] for name in COMPARE_BY], split),
+        "method": first["method"],
+        "contest": contest.name,
+        **_hyperparameters(contest.pairs if contest.same_rates else contest.runs),
         "seeds": difference.seeds,
         "difference": f"{difference.mean:+.4f}" if difference.seeds else "",
         "95% interval": "" if low is None else f"{low:+.4f} to {high:+.4f}",
         "p": "" if difference.p_value is None else f"{difference.p_value:.4f}",
+        "p (Holm)": "" if corrected is None else f"{corrected:.4f}",
     }
+
+
+def _faint(contests: list[Contest]) -> str:
+    lines = []
+    for contest in contests:
+        first, penalty = contest.runs.iloc[0], contest.runs["penalty"].mean()
+        if penalty < _FAINT and not contest.same_rates:
+            lines.append(
+                f"- {first['task']}, {first['method']}, {contest.name}: the penalty is {penalty:.1e} of the task "
+                "loss, so it can hardly change what is learned: the entropy of the layers is close to its targets "
+                "already."
+            )
+    return "\n".join(lines)
 
 
 def _labels(key: Sequence[str], split: str) -> dict[str, str]:
     """What names a setup in a table; MNLI's second test set is named with the task."""
-    labels = dict(zip((name.replace("_", " ") for name in SETUP), key, strict=False))
+    labels = dict(zip((name.replace("_", " ") for name in COMPARE_BY), key, strict=False))
     return {**labels, "task": " ".join([key[0], *split.split("_")[1:]])}
 
 
-def _setting(runs: pd.DataFrame) -> dict[str, str]:
-    first = runs.iloc[0]
-    return {name.replace("_", " "): "" if pd.isna(first[name]) else f"{first[name]:g}" for name in SETTING}
+def _hyperparameters(runs: pd.DataFrame) -> dict[str, str]:
+    """The values that the runs have, each once."""
+    return {
+        name.replace("_", " "): ", ".join(f"{value:g}" for value in sorted(runs[name].dropna().unique()))
+        for name in HYPERPARAMETERS
+    }
 
 
-def _test_splits(runs: pd.DataFrame) -> list[str]:
-    return [split for split in ("test", "test_mismatched") if split in runs and runs[split].notna().any()]
+def _test_splits(task: str) -> list[str]:
+    return [name_as_test(split) for split in get_task(task).test_splits]
 
 
-def _pictures(folder: GridFolder, results: pd.DataFrame) -> str:
+def _figures(folder: GridFolder, records: Records, results: pd.DataFrame) -> str:
     if importlib.util.find_spec("matplotlib") is None:
         return "There are none without matplotlib: `pip install 'lbe-hf[plot]'` and make the report again."
     from .figures import draw
 
-    pictures = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in draw(folder, results)]
-    return "\n\n".join([_PICTURES_NOTE, *pictures])
+    links = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in draw(folder.path, results, records)]
+    note = f"{_FIGURES_NOTE} {_DIVERGED_NOTE}" if results["diverged"].any() else _FIGURES_NOTE
+    return "\n\n".join([note, *links])
 
 
-def _provenance(folder: GridFolder, results: pd.DataFrame) -> str:
-    records = [folder.result(name) or {} for name in results["name"]]
-    environments = {", ".join(f"{key} {value}" for key, value in record["environment"].items()) for record in records}
+def _provenance(folder: GridFolder, records: Records) -> str:
+    environments = {
+        ", ".join(f"{key} {value}" for key, value in record["environment"].items()) for record in records.values()
+    }
     lines = ["## How this was made", "", "```bash", *folder.commands, "```", "", *sorted(environments)]
     return "\n".join(lines)
 

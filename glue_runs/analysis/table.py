@@ -3,47 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from ..finetune.record import SETTING, SETUP
+from ..finetune.record import COMPARE_BY, HYPERPARAMETERS
 from ..tasks.glue import get_task
-from .store import GridFolder
+
+_DESCRIBED = (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed")
 
 
-def read_results(folder: GridFolder) -> pd.DataFrame:
-    """The runs that are done, in the order of the grid.
+def tabulate(records: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+    """The records, by name of the run, as a table in the same order.
 
     Columns are what describes a run; `validation`, `test` and, for MNLI, `test_mismatched`, which are the scores that
     GLUE ranks by; each metric and loss of each split, as in `test_loss`; `penalty`, relative to the task loss, its
-    mean over training; `task_loss` and `entropy` (mean over layers, in nats) as last logged; and what the run cost.
-
-    Raises:
-        InputError: the folder is that of no grid, or a file in it is damaged.
+    mean over training; `task_loss` and `entropy` (mean over layers, in nats) as last logged; what the run cost; and
+    whether it `diverged`.
     """
-    rows = [_row(name, result) for name in folder.runs if (result := folder.result(name)) is not None]
-    table = pd.DataFrame(rows, columns=None if rows else ["name", *SETUP, "method", *SETTING, "seed"])
+    rows = [_row(name, record) for name, record in records.items()]
+    table = pd.DataFrame(rows, columns=None if rows else ["name", *_DESCRIBED, "validation", "diverged"])
     return table.astype({"alpha": float})  # of the baseline, NaN and not None
 
 
-def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    score = get_task(result["task"]).scores[-1]
-    history = result["history"]
-    described = {key: result[key] for key in (*SETUP, "method", *SETTING, "seed")}
-    metrics = result["metrics"].items()
+def _row(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    score = get_task(record["task"]).main_metric
+    history = record["history"]
+    metrics = record["metrics"].items()
     return {
         "name": name,
-        **described,
+        **{key: record[key] for key in _DESCRIBED},
         **{split: values[score] for split, values in metrics},
         **{f"{split}_{metric}": value for split, values in metrics for metric, value in values.items()},
         "penalty": _mean([line["lbe_loss"] / line["task_loss"] for line in history if line["task_loss"]]),
         "task_loss": history[-1]["task_loss"] if history else math.nan,
         "entropy": history[-1].get("entropy_mean", math.nan) if history else math.nan,
-        "seconds": result["seconds"],
-        "examples_per_second": result["examples_per_second"],
-        "peak_memory_mib": result["peak_memory_mib"],
-        "device": result["environment"]["device"],
+        "seconds": record["seconds"],
+        "examples_per_second": record["examples_per_second"],
+        "peak_memory_mib": record["peak_memory_mib"],
+        "device": record["environment"]["device"],
+        "diverged": record["diverged"],
     }
 
 

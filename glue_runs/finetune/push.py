@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ _HINTS = {
     401: "it does not accept the token, or got none (401): log in with `hf auth login`, or set HF_TOKEN",
     403: "the token may not write there (403): give one that may, or another repository",
 }
+
+
+class NoModelError(InputError):
+    """The folder holds no model."""
 
 
 class PushError(Exception):
@@ -71,11 +76,15 @@ def push(folder: Path, options: PushArguments) -> str:
     """Create the repository if need be, upload the folder without its checkpoints, and return the URL.
 
     Raises:
-        InputError: the folder holds no model.
+        NoModelError: the folder holds no model.
+        InputError: a file in it is a link, or its record is damaged.
         PushError: the Hub cannot be reached, or does not let us.
     """
     if not (folder / CONFIG_NAME).is_file():
-        raise InputError(f"{folder} holds no model: give the output folder of a run that has kept its model.")
+        raise NoModelError(f"{folder} holds no model: give the output folder of a run that has kept its model.")
+    link = _first_link(folder)
+    if link is not None:
+        raise InputError(f"{link} is a link, and what it points to is not pushed: give or put there a copy.")
     config = (read_record(folder) or {}).get("config", {})
     chosen = {name: _chosen(options, config, name) for name in ("hub_model_id", "hub_private_repo", "hub_revision")}
     repo = chosen["hub_model_id"] or folder.absolute().name
@@ -113,6 +122,15 @@ def hub_is_ready(args: FinetuneArguments) -> bool:
         logger.warning(f"Nothing is pushed during training: {reason}. The push is tried again at the end.")
         return False
     return True
+
+
+def _first_link(folder: Path) -> Path | None:
+    """The folder if it is a link, else a link among what would be uploaded."""
+    if folder.is_symlink():
+        return folder
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink())
+    uploaded = (name for name in names if not any(fnmatch(name, pattern) for pattern in _LEFT_OUT))
+    return next((folder / name for name in uploaded), None)
 
 
 def _chosen(options: PushArguments, config: dict[str, Any], name: str) -> Any:

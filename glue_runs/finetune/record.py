@@ -1,6 +1,6 @@
 """The record that a run leaves behind: one JSON file, there as a whole or not at all."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: the types of `Record` are read when a record is.
 
 import contextlib
 import json
@@ -9,9 +9,11 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainerState
 
 from lbe_hf.monitor import by_layer
@@ -20,35 +22,95 @@ from ..errors import InputError
 
 RESULT_NAME = "result.json"
 
-SETUP = ["task", "model", "protocol", "fixed_settings"]
+COMPARE_BY = ["task", "model", "protocol", "fixed_settings"]
 """What two runs must share to be compared."""
 
-SETTING = ["learning_rate", "alpha", "beta"]
+HYPERPARAMETERS = ["learning_rate", "alpha", "beta"]
 """What is chosen by validation."""
 
 
+class Record(TypedDict):
+    """What each run leaves, as `run.run` describes it; there may be more."""
+
+    metrics: dict[str, dict[str, float | int]]
+    history: list[dict[str, Any]]
+    layers: list[str]
+    environment: dict[str, str]
+    config: dict[str, Any]
+    seconds: float | int | None
+    examples_per_second: float | int | None
+    peak_memory_mib: float | int | None
+    diverged: bool
+    """Whether the loss or the weights did; False in records that do not tell."""
+
+
 def write_json(path: Path, content: Any) -> None:
+    """As `write_text`, in JSON."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
     """Write the file so that a reader, or a crash, finds the old content or the new one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
-    """Content of the file; `InputError` if it is damaged."""
+    """Content of the file; `InputError` if it is damaged or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give yourself the right to read it.") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): delete it and start again.") from error
 
 
+def check_shape(path: Path, content: Any, shape: type[Any], what: str) -> None:
+    """Raise unless `content`, read from `path`, is a dictionary with at least the fields of a `TypedDict`.
+
+    Args:
+        path: named in the error.
+        content: what is checked.
+        shape: the `TypedDict`, of a module without postponed annotations.
+        what: name of what the content should be, as in "the record of a run".
+
+    Raises:
+        InputError: a field is missing or has another type.
+    """
+    try:
+        if not isinstance(content, dict):
+            raise TypeError(f"it is {'null' if content is None else f'a {type(content).__name__}'}")
+        validate_typed_dict(shape, {name: content[name] for name in shape.__annotations__ if name in content})
+    except (TypeError, StrictDataclassError) as error:
+        raise wrong_content(path, what, str(error)) from error
+
+
+def wrong_content(path: Path, what: str, reason: str) -> InputError:
+    """The error of a file that can be read but is not what it should be."""
+    reason = " ".join(reason.split()).rstrip(".")
+    return InputError(f"{path} is not {what} ({reason}): delete it and start again.")
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of the run in this folder, or None if it is not done."""
+    """The record of the run in this folder, or None if it is not done.
+
+    Raises:
+        InputError: the file is damaged, or is not a record.
+    """
     path = folder / RESULT_NAME
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    record: dict[str, Any] = {"diverged": False, "config": {}, **content} if isinstance(content, dict) else content
+    check_shape(path, record, Record, "the record of a run")
+    return record
 
 
 def history(state: TrainerState) -> list[dict[str, Any]]:

@@ -49,15 +49,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         keep_models = "settings" if grid.push_to_hub and grid.keep_models != "all" else grid.keep_models
         work(engine, folder, runs, grid.measured, keep_models)
+        print(write_report(folder))
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    print(write_report(folder))
     if any(folder.state(name) == "running" for name in runs):
         print("Another process is still at work on this grid; it makes the report again when it ends.")
     failed = [name for name in runs if folder.state(name) == "failed"]
     for name in failed:
-        traceback_in = folder.folder(name) / ERROR_NAME
+        traceback_in = folder.run_dir(name) / ERROR_NAME
         print(f"failed: {name}: {folder.error(name)} (traceback in {traceback_in})", file=sys.stderr)
     pushed = push_chosen(folder, grid, runs.values()) if grid.push_to_hub else True
     if grid.demo:

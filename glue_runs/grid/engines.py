@@ -46,7 +46,7 @@ def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], measured: str
         folder: where they go.
         runs: by name, in order.
         measured: activations whose entropy the baseline logs.
-        keep_models: as `GridFolder.tidy` takes it.
+        keep_models: as `GridFolder.prune` takes it.
     """
     todo = [run for name, run in runs.items() if folder.state(name) != "done"]
     tidy_again = 0.0
@@ -57,9 +57,9 @@ def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], measured: str
             bar.update()
             if time.monotonic() > tidy_again:  # it reads all results, which on a large grid takes longer than a run
                 begun = time.monotonic()
-                folder.tidy(keep_models)
+                folder.prune(keep_models)
                 tidy_again = begun + _TIDY_EVERY * (time.monotonic() - begun)
-    folder.tidy(keep_models)
+    folder.prune(keep_models)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _attempt_in_worker(
 
 
 def _give_up(folder: GridFolder, run: Run, reason: str) -> str:
-    path = folder.folder(run.name)
+    path = folder.run_dir(run.name)
     with folder.lock(run.name):
         path.mkdir(exist_ok=True)
         (path / ERROR_NAME).write_text(reason, encoding="utf-8")

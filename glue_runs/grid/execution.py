@@ -35,11 +35,11 @@ def attempt(folder: GridFolder, run: Run, measured: str, since: float, patience:
         A line that says how it went; None if it was left alone.
     """
     with folder.lock(run.name, timeout=patience) as ours:
-        error = folder.folder(run.name) / ERROR_NAME
+        error = folder.run_dir(run.name) / ERROR_NAME
         failed_elsewhere = error.is_file() and error.stat().st_mtime > since
         if not ours or failed_elsewhere or folder.state(run.name) == "done":
             return None
-        line = execute(folder.folder(run.name), run, measured)
+        line = execute(folder.run_dir(run.name), run, measured)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -70,6 +70,6 @@ def execute(path: Path, run: Run, measured: str) -> str:
         return f"failed: {redact(str(error))}"
     write_json(path / RESULT_NAME, {**run.description, **record})
     scores = [
-        f"{split} {task.scores[-1]} {values[task.scores[-1]]:.4f}" for split, values in record["metrics"].items()
+        f"{split} {task.main_metric} {values[task.main_metric]:.4f}" for split, values in record["metrics"].items()
     ]
     return ", ".join([*scores, "resumed" if record["seconds"] is None else f"{record['seconds']:.0f} s"])

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..errors import InputError
 from ..finetune.arguments import EXCLUDED_FROM_RUN_ID, Parser, changed_settings
 from ..finetune.precision import PRECISIONS, choose_precision
-from ..finetune.record import SETTING, SETUP
+from ..finetune.record import COMPARE_BY, HYPERPARAMETERS
 from ..tasks.glue import TASKS, get_task
 
 ACTIVATIONS = {
@@ -186,7 +186,7 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """What is known of the run before it is done."""
-        return {name: getattr(self, name) for name in (*SETUP, "method", *SETTING, "seed", "settings")}
+        return {name: getattr(self, name) for name in (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed", "settings")}
 
     def argv(self, measured: str) -> list[str]:
         """Arguments for `finetune`. `measured`: the activations whose entropy the baseline logs."""

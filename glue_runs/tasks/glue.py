@@ -30,8 +30,13 @@ class Task:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The metrics and, where there are two, their mean as `combined_score`; the last one is what GLUE ranks by."""
+        """The metrics and, where there are two, their mean as `combined_score`."""
         return self.metrics if len(self.metrics) == 1 else (*self.metrics, "combined_score")
+
+    @property
+    def main_metric(self) -> str:
+        """The score that GLUE ranks by."""
+        return self.scores[-1]
 
     @property
     def generated(self) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_runs.analysis.store import GridFolder
+from glue_runs.finetune.record import COMPARE_BY, HYPERPARAMETERS
 
 ENVIRONMENT = {"device": "abacus", "torch": "0.0"}
 
@@ -33,17 +34,23 @@ def made_up(
         **{"learning_rate": learning_rate, "alpha": 0.5 if beta > 0 and alpha is None else alpha, "beta": beta},
         **{"seed": seed, "history": history, "layers": ["a", "b", "c"], "environment": ENVIRONMENT},
         "metrics": {"validation": {"loss": 0.5, metric: validation}, "test": {"loss": 0.6, metric: test}},
-        **{"seconds": 60.0, "examples_per_second": 100.0, "peak_memory_mib": 500.0},
+        **{"config": {}, "seconds": 60.0, "examples_per_second": 100.0, "peak_memory_mib": 500.0},
         **more,
     }
+
+
+def description(record: dict[str, Any]) -> dict[str, Any]:
+    """What `grid.json` holds of a run with this record."""
+    return {name: record[name] for name in (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed", "settings")}
 
 
 def made_up_grid(path: Path, records: list[dict[str, Any]], open_runs: tuple[str, ...] = ()) -> GridFolder:
     """A grid folder in which these runs are done, and `open_runs` are not."""
     folder = GridFolder(path)
-    names = [f"run{index:02d}" for index in range(len(records))]
-    folder.add({name: {} for name in (*names, *open_runs)}, "python -m glue_runs.grid")
-    for name, record in zip(names, records, strict=True):
-        folder.folder(name).mkdir()
-        (folder.folder(name) / "result.json").write_text(json.dumps(record))
+    done = {f"run{index:02d}": record for index, record in enumerate(records)}
+    wanted = {**done, **dict.fromkeys(open_runs, made_up(0.5, 0.5, 99))}
+    folder.add({name: description(record) for name, record in wanted.items()}, "python -m glue_runs.grid")
+    for name, record in done.items():
+        folder.run_dir(name).mkdir()
+        (folder.run_dir(name) / "result.json").write_text(json.dumps(record))
     return folder

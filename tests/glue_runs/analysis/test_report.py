@@ -44,14 +44,32 @@ def test_scores(tmp_path: Path, unequal: list[dict[str, Any]]) -> None:
 
 def test_best_of_several_settings_and_the_one_fixed_in_advance(tmp_path: Path, unequal: list[dict[str, Any]]) -> None:
     report = write_report(made_up_grid(tmp_path, unequal))
-    best, fixed = table(report, "LBE beside the baseline")
+    best, fixed = table(report, "LBE beside the baseline")  # at a single learning rate there is no other contest
     assert (best["contest"], best["beta"]) == ("best of 2 settings", "0.05")
     assert (best["difference"], best["p"]) == ("+0.0300", "0.2500")  # 0.03, 0.02 and 0.04: 2 of 2^3 signs
-    assert best["95% interval"] == "+0.0200 to +0.0400"
+    assert best["95% interval"] == "+0.0052 to +0.0548"  # 0.03 +- 4.303 * 0.01 / sqrt(3)
     assert (fixed["contest"], fixed["beta"]) == ("fixed in advance", "0.01")
     assert (fixed["difference"], fixed["p"]) == ("-0.0100", "0.2500")
+    assert [row["p (Holm)"] for row in (best, fixed)] == ["0.5000", "0.5000"]
+    assert "The number of comparisons is 2. p (Holm) is corrected for the 2 comparisons that have a p" in report
+    assert "they assume that the differences of the seeds are independent and normally distributed" in report
+    assert "same learning rates" not in report
     assert "unequal contest" in report
     assert "can hardly change" not in report
+
+
+def test_ahead_at_its_own_rate_behind_at_the_same_ones(tmp_path: Path) -> None:
+    records = []
+    for seed in SEEDS:
+        for rate, baseline, lbe in ((1e-5, 0.5, 0.4), (3e-5, 0.7, 0.6)):
+            records.append(made_up(1 - rate, baseline, seed, learning_rate=rate))  # validation: the low rate
+            records.append(made_up(rate, lbe, seed, learning_rate=rate, beta=0.05))  # validation: the high rate
+    report = write_report(made_up_grid(tmp_path, records))
+    own, same = table(report, "LBE beside the baseline")
+    assert (own["contest"], own["learning rate"], own["difference"]) == ("one setting", "3e-05", "+0.1000")
+    assert (same["contest"], same["learning rate"]) == ("one setting, same learning rates", "1e-05, 3e-05")
+    assert (same["seeds"], same["difference"], same["95% interval"]) == ("3", "-0.1000", "-0.1000 to -0.1000")
+    assert "At the same learning rates nothing depends on which rate validation gave to whom" in report
 
 
 def test_faint_penalty_is_said(tmp_path: Path) -> None:
@@ -67,18 +85,51 @@ def test_two_seeds_give_no_statistics(tmp_path: Path) -> None:
     (row,) = table(report, "LBE beside the baseline")
     assert (row["seeds"], row["difference"], row["95% interval"], row["p"]) == ("2", "+0.1000", "", "")
     assert "Fewer than 3 seeds give no interval and no p-value." in report
+    assert "The number of comparisons is 1." in report
+    assert "Holm) is corrected" not in report
 
 
 def test_open_runs_are_said_first_and_listed(tmp_path: Path, unequal: list[dict[str, Any]]) -> None:
     folder = made_up_grid(tmp_path, unequal, open_runs=("broken", "half", "later"))
     for name in ("broken", "half"):
-        folder.folder(name).mkdir()
-    (folder.folder("broken") / "error.txt").write_text("Traceback\n  ...\nRuntimeError: no memory\n")
+        folder.run_dir(name).mkdir()
+    (folder.run_dir("broken") / "error.txt").write_text("Traceback\n  ...\nRuntimeError: no memory\n")
     report = write_report(folder)
     first = report.splitlines()[0]
     assert first == "**Incomplete: 9 of 12 runs are done, 1 failed, 1 interrupted, 1 missing (listed at the end).**"
     tail = report.split("## Runs that are not done")[1]
     assert "- failed: broken: RuntimeError: no memory\n- interrupted: half\n- missing: later" in tail
+
+
+def test_runs_that_diverged_are_counted(tmp_path: Path) -> None:
+    records = [made_up(0.5, 0.5, seed, diverged=seed == 2) for seed in SEEDS]
+    folder = made_up_grid(tmp_path, [*records, made_up(0.5, 0.6, 1, beta=0.05)])
+    report = write_report(folder)
+    assert report.startswith(
+        "All 4 runs are done. 1 of the runs that are done diverged; their scores count as they are.\n"
+    )
+    assert [row["diverged"] for row in table(report, "Test scores")] == ["1", "0"]
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["diverged"] for row in rows] == ["False", "True", "False", "False"]
+    assert folder.state("run01") == "done"
+
+
+def test_a_test_score_that_is_not_a_number_is_not_left_out(tmp_path: Path) -> None:
+    nan = float("nan")
+    records = [made_up(0.5, nan if seed == 2 else 0.5, seed) for seed in SEEDS]
+    report = write_report(made_up_grid(tmp_path, [*records, *(made_up(0.5, 0.6, s, beta=0.05) for s in SEEDS)]))
+    baseline, _ = table(report, "Test scores")
+    assert [baseline[column] for column in ("mean", "std", "median", "min", "max")] == ["nan"] * 5
+    (row,) = table(report, "LBE beside the baseline")
+    assert (row["seeds"], row["difference"], row["95% interval"], row["p"]) == ("3", "+nan", "", "")
+
+
+def test_a_method_that_nothing_can_be_chosen_for_is_named(tmp_path: Path) -> None:
+    broken = made_up(float("nan"), 0.6, 1, beta=0.05)
+    report = write_report(made_up_grid(tmp_path, [made_up(0.5, 0.5, 1), broken]))
+    assert [row["method"] for row in table(report, "Test scores")] == ["baseline"]
+    assert "- cola, LBE on hidden_states: no setting is chosen" in report
+    assert "- cola, LBE on hidden_states: no setting is chosen" in write_report(made_up_grid(tmp_path / "x", [broken]))
 
 
 def test_nothing_done_yet(tmp_path: Path) -> None:
@@ -142,7 +193,7 @@ def test_as_a_command(tmp_path: Path, unequal: list[dict[str, Any]], capsys: pyt
     folder = made_up_grid(tmp_path / "grid", unequal)
     assert main([str(folder.path)]) == 0
     assert capsys.readouterr().out.startswith("All 9 runs are done.")
-    result = folder.folder("run03") / "result.json"
+    result = folder.run_dir("run03") / "result.json"
     result.write_text(result.read_text()[:100])
     for arguments, message in (
         ([str(tmp_path)], "is not the folder of a grid"),
@@ -154,3 +205,54 @@ def test_as_a_command(tmp_path: Path, unequal: list[dict[str, Any]], capsys: pyt
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_folder_that_cannot_be_written(
+    tmp_path: Path, unequal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up_grid(tmp_path, unequal)
+    (tmp_path / "report.md").mkdir()  # a folder where the file should be
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: The report cannot be written to {tmp_path} (")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*.tmp"))
+
+    def full(*arguments: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "report.md").rmdir()
+    for name in ("os.fsync", "filelock.FileLock.acquire"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, full)
+            assert main([str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert "No space left on device" in error
+        assert error.count("\n") == 1
+    assert main([str(tmp_path)]) == 0
+
+
+def test_figure_that_cannot_be_written(
+    tmp_path: Path, unequal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    made_up_grid(tmp_path, unequal)
+    (tmp_path / "scores.png").mkdir()
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: The report cannot be written to")
+
+
+def test_stopped_while_it_is_drawn(
+    tmp_path: Path, unequal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = made_up_grid(tmp_path, unequal)
+    with monkeypatch.context() as patch:
+        patch.setattr("glue_runs.analysis.report._figures", stop)
+        assert main([str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "Stopped; the same command makes the report again.\n"
+    with folder.lock("report", timeout=0) as free:
+        assert free
+    assert main([str(tmp_path)]) == 0

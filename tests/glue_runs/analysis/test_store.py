@@ -4,60 +4,123 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grids import description, made_up
 
 from glue_runs.analysis.store import GridFolder
 from glue_runs.errors import InputError
 
+WANTED = {name: made_up(0.5, 0.5, seed) for seed, name in enumerate("abc")} | {"d": made_up(0.1, 0.1, 0, beta=0.05)}
 
-def finish(folder: GridFolder, name: str, method: str, score: float) -> None:
-    path = folder.folder(name)
+
+def finish(folder: GridFolder, name: str, score: float) -> None:
+    path = folder.run_dir(name)
     (path / "checkpoint-3").mkdir(parents=True)
     (path / "model.safetensors").write_text("weights")
-    described = {"task": "rte", "model": "m", "protocol": "default", "fixed_settings": "", "method": method}
-    (path / "result.json").write_text(json.dumps({**described, "metrics": {"validation": {"accuracy": score}}}))
+    record = WANTED[name]
+    record = {**record, "metrics": {**record["metrics"], "validation": {"matthews_correlation": score}}}
+    (path / "result.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> GridFolder:
     folder = GridFolder(tmp_path / "grid")
-    folder.add({name: {} for name in "abcd"}, "command")
+    folder.add({name: description(record) for name, record in WANTED.items()}, "command")
     return folder
 
 
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A folder outside the grid that looks like a finished run of it."""
+    path = tmp_path / "precious"
+    path.mkdir()
+    (path / "letters").mkdir()
+    (path / "thesis.tex").touch()
+    (path / "result.json").write_text(json.dumps(WANTED["a"]))
+    return path
+
+
 def test_what_is_wanted_adds_up(folder: GridFolder) -> None:
-    folder.add({"e": {"seed": 1}, "a": {}}, "another command")
-    folder.add({"e": {"seed": 1}}, "another command")
+    more = {name: description(made_up(0.5, 0.5, seed)) for name, seed in (("e", 5), ("a", 0))}
+    folder.add(more, "another command")
+    folder.add({"e": more["e"]}, "another command")
     assert list(folder.runs) == ["a", "b", "c", "d", "e"]
+    assert folder.runs["e"] == more["e"]
     assert folder.commands == ["command", "another command"]
 
 
+def test_the_record_of_another_run_under_the_name_of_a_wanted_one(folder: GridFolder) -> None:
+    finish(folder, "a", 0.5)
+    with pytest.raises(InputError, match=r"a/result.json is not the record .* whose seed is 0 and not 7"):
+        folder.add({"a": description(made_up(0.5, 0.5, 7))}, "another command")
+    assert folder.commands == ["command"]
+
+
+def test_what_a_run_is_called_is_what_the_grid_calls_it(folder: GridFolder) -> None:
+    """Two commands may call the same run, which has the same settings, by different names of the protocol."""
+    finish(folder, "a", 0.5)
+    folder.add({"a": {**description(WANTED["a"]), "protocol": "authors"}}, "another command")
+    assert folder.records()["a"]["protocol"] == "authors"
+
+
 def test_states(folder: GridFolder) -> None:
-    finish(folder, "a", "baseline", 0.5)
+    finish(folder, "a", 0.5)
     for name in "bce":
-        folder.folder(name).mkdir()
-    (folder.folder("b") / "error.txt").write_text("Traceback")
+        folder.run_dir(name).mkdir()
+    (folder.run_dir("b") / "error.txt").write_text("Traceback")
     with folder.lock("e"):
         assert [folder.state(name) for name in "abcde"] == ["done", "failed", "interrupted", "missing", "running"]
     assert folder.state("e") == "interrupted"
 
 
+def test_states_without_a_grid(tmp_path: Path) -> None:
+    assert GridFolder(tmp_path).state("a") == "missing"
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("none", ""), ("best", "bd"), ("all", "abcd")])
 def test_models_that_are_kept(folder: GridFolder, keep: str, kept: str) -> None:
-    for name, score in zip("abc", (0.5, 0.7, float("nan")), strict=True):
-        finish(folder, name, "baseline", score)
-    finish(folder, "d", "LBE", 0.1)
-    folder.folder("e").mkdir()  # not of this grid
-    folder.tidy(keep)
-    assert "".join(name for name in "abcd" if (folder.folder(name) / "model.safetensors").exists()) == kept
+    for name, score in zip("abcd", (0.5, 0.7, float("nan"), 0.1), strict=True):
+        finish(folder, name, score)
+    folder.run_dir("e").mkdir()  # not of this grid
+    folder.prune(keep)
+    assert "".join(name for name in "abcd" if (folder.run_dir(name) / "model.safetensors").exists()) == kept
     assert not list(folder.path.glob("runs/*/checkpoint-*"))
     assert all(folder.result(name) for name in "abcd")
-    assert folder.folder("e").exists()
+    assert folder.run_dir("e").exists()
 
 
 def test_a_run_in_progress_keeps_its_checkpoints(folder: GridFolder) -> None:
-    (folder.folder("a") / "checkpoint-3").mkdir(parents=True)
-    folder.tidy("none")
-    assert (folder.folder("a") / "checkpoint-3").exists()
+    (folder.run_dir("a") / "checkpoint-3").mkdir(parents=True)
+    folder.prune("none")
+    assert (folder.run_dir("a") / "checkpoint-3").exists()
+
+
+@pytest.mark.parametrize("behind", ["run", "runs"])
+def test_a_linked_run_is_read_but_nothing_behind_it_is_deleted(
+    folder: GridFolder, precious: Path, behind: str
+) -> None:
+    wanted = {"precious": description(WANTED["a"])}
+    if behind == "run":
+        folder.run_dir("precious").symlink_to(precious)
+    else:
+        (folder.path / "runs").rmdir()
+        (folder.path / "runs").symlink_to(precious.parent)
+    folder.add(wanted, "command")
+    folder.prune("none")
+    assert {path.name for path in precious.iterdir()} == {"letters", "thesis.tex", "result.json"}
+    assert folder.state("precious") == "done"
+    (precious / "result.json").unlink()
+    assert folder.state("precious") == "interrupted"
+    with pytest.raises(InputError, match="runs/precious is, or lies behind, a link, and no run is resumed there"):
+        folder.add(wanted, "command")  # the grid would go on to do the run, and empty the folder first
+
+
+def test_links_in_a_run_are_removed_and_not_followed(folder: GridFolder, precious: Path) -> None:
+    finish(folder, "a", 0.5)
+    (folder.run_dir("a") / "checkpoint-4").symlink_to(precious)
+    (folder.run_dir("a") / "weights").symlink_to(precious / "thesis.tex")
+    folder.prune("none")
+    assert [path.name for path in folder.run_dir("a").iterdir()] == ["result.json"]
+    assert {path.name for path in precious.iterdir()} == {"letters", "thesis.tex", "result.json"}
 
 
 def test_a_lock_has_one_holder(folder: GridFolder) -> None:
@@ -76,6 +139,13 @@ def test_a_lock_has_one_holder(folder: GridFolder) -> None:
     assert (ours, seen["meanwhile"], again) == (True, False, True)
 
 
+def test_a_lock_that_cannot_be_written(folder: GridFolder) -> None:
+    (folder.path / "locks").rename(folder.path / "away")
+    (folder.path / "locks").touch()
+    with pytest.raises(InputError, match=r"locks/a.lock cannot be written .* make .*grid writable"), folder.lock("a"):
+        pass
+
+
 def test_folder_that_is_not_a_grid(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no grid.json: it is not the folder of a grid"):
         _ = GridFolder(tmp_path).runs
@@ -86,8 +156,8 @@ def test_folder_that_is_not_a_grid(tmp_path: Path) -> None:
 
 
 def test_damaged_result(folder: GridFolder) -> None:
-    finish(folder, "a", "baseline", 0.5)
-    path = folder.folder("a") / "result.json"
+    finish(folder, "a", 0.5)
+    path = folder.run_dir("a") / "result.json"
     path.write_text(path.read_text()[:20])
     with pytest.raises(InputError, match=r"a/result.json is damaged .* delete it and start again"):
         folder.result("a")

@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from grids import made_up, made_up_grid
+from grids import description, made_up, made_up_grid
 from hub_client import pull, run_mains, token_leaks
 from hub_server import TOKEN, Hub, card_errors, serve
+from huggingface_hub import HfApi
 from safetensors.torch import load
 from transformers import AutoModelForSequenceClassification
 
+from glue_runs.errors import InputError
+from glue_runs.finetune.push import PushArguments, PushError, push
 from glue_runs.grid.command import main as grid_main
-from glue_runs.grid.push_chosen import choose_run
+from glue_runs.grid.plan import GridArguments, Run
+from glue_runs.grid.push_chosen import choose_run, push_chosen
 
 STOCK_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
@@ -144,10 +148,10 @@ def test_a_run_is_not_lost_to_the_hub(hub: Hub, finetune: str, tmp_path: Path) -
     (tmp_path / "home" / "token").write_text(TOKEN)  # as `hf auth login` leaves it
     (tmp_path / "late" / "run-1" / "checkpoint-9").mkdir(parents=True)
     (tmp_path / "late" / "run-1" / "checkpoint-9" / "optimizer.pt").touch()
-    push = "glue_runs.finetune.push forbidden --hub_model_id forbidden --hub_private_repo true"
-    pushes = [*(f"glue_runs.finetune.push {folder}" for folder in failing if folder != "forbidden"), push, push]
+    push = "glue_runs.push forbidden --hub_model_id forbidden --hub_private_repo true"
+    pushes = [*(f"glue_runs.push {folder}" for folder in failing if folder != "forbidden"), push, push]
     mistakes = {"nothing": "nothing holds no model", f"late --hub_tokn {TOKEN}": "--hub_tokn <HUB_TOKEN>"}
-    later = run_mains(hub, tmp_path, *pushes, *(f"glue_runs.finetune.push {mistake}" for mistake in mistakes))
+    later = run_mains(hub, tmp_path, *pushes, *(f"glue_runs.push {mistake}" for mistake in mistakes))
     assert [process.code for process in later] == [0] * len(pushes) + [2] * len(mistakes), later[0].stderr
     for process, message in zip(later[-len(mistakes) :], mistakes.values(), strict=True):
         (last,) = process.stderr.strip().splitlines()
@@ -209,21 +213,54 @@ def test_the_chosen_run_is_of_the_setting_best_by_mean(tmp_path: Path) -> None:
         for seed, validation in enumerate(values)
     ]
     folder = made_up_grid(tmp_path, records)
-    setup = {"task": "cola", "model": "m", "protocol": "default", "fixed_settings": ""}
-    wanted = [f"run{index:02d}" for index in range(len(records))]
-    other = {**setup, "fixed_settings": "max_length=64"}
-    folder.add({**dict.fromkeys(wanted, setup), "other": other}, "python -m glue_runs.grid")
-    assert choose_run(folder, setup) == "run05"  # mean 0.65, seed 1
-    for keep, kept in (("settings", {"run01", "run02", "run05", "run07"}), ("best", {"run01", "run02"})):
-        for name in wanted:
-            (folder.folder(name) / "model.safetensors").touch()
-        folder.tidy(keep)
-        assert {path.parent.name for path in tmp_path.glob("runs/*/model.safetensors")} == kept
-    (folder.folder("run05") / "model.safetensors").touch()
-    folder.tidy("none", also=["run05"])
+    shared = {"task": "cola", "model": "m", "protocol": "default", "fixed_settings": ""}
+    other = description({**records[0], "fixed_settings": "max_length=64"})
+    folder.add({"other": other}, "python -m glue_runs.grid")
+    assert choose_run(folder, shared) == "run05"  # mean 0.65, seed 1
+    (folder.run_dir("run05") / "model.safetensors").touch()
+    folder.prune("none", also=["run05"])
     assert {path.parent.name for path in tmp_path.glob("runs/*/model.safetensors")} == {"run05"}
-    folder.add({"open": setup}, "python -m glue_runs.grid")
-    assert choose_run(folder, setup) is None
+    folder.add({"open": description(records[0])}, "python -m glue_runs.grid")
+    assert choose_run(folder, shared) is None
+
+
+@pytest.mark.parametrize("link", ["model.safetensors", "README.md", "config.json", "more/notes.txt", "more", ""])
+def test_nothing_behind_a_link_is_pushed(link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda *arguments, **more: asked.append(arguments))
+    run, private = tmp_path / "run", tmp_path / "private"
+    for folder in (run, private):
+        (folder / "more").mkdir(parents=True)
+        for name in ("config.json", "model.safetensors", "README.md", "more/notes.txt"):
+            (folder / name).touch()
+    (run / link).rename(tmp_path / "away")
+    (run / link).symlink_to(private / link)
+    with pytest.raises(InputError, match=f"{run / link} is a link, and what it points to is not pushed"):
+        push(run, PushArguments())
+    assert not asked
+
+
+def test_links_in_what_is_left_out_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*arguments: Any, **more: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(HfApi, "create_repo", ask)
+    (tmp_path / "config.json").touch()
+    (tmp_path / "checkpoint-3").symlink_to(tmp_path.parent)
+    with pytest.raises(PushError, match="no network"):
+        push(tmp_path, PushArguments())
+
+
+def test_a_grid_pushes_nothing_behind_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = made_up_grid(tmp_path / "grid", [made_up(0.5, 0.5, 1)])
+    (folder.run_dir("run00") / "config.json").touch()
+    (folder.path / "runs").rename(tmp_path / "private")
+    (folder.path / "runs").symlink_to(tmp_path / "private")
+    grid = GridArguments(output_dir=str(folder.path), hub_model_id_prefix="me/x", keep_models="none")
+    run = Run("cola", "m", 1e-5, 1, None, None, 0.0, "default")
+    assert not push_chosen(folder, grid, [run])
+    assert f"error: cola: {folder.run_dir('run00')} is a link: links are not pushed" in capsys.readouterr().err
+    assert (tmp_path / "private" / "run00" / "config.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,21 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from grids import made_up
 from transformers import TrainerState
 
-from glue_runs.finetune.record import history, peak_memory_mib, reset_peak_memory, write_json
+from glue_runs.errors import InputError
+from glue_runs.finetune.record import (
+    history,
+    peak_memory_mib,
+    read_record,
+    reset_peak_memory,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
@@ -14,6 +24,51 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"a": 2, "b": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_write_that_breaks_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_text(tmp_path / "report.md", "old\n")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "report.md", "new\n")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.md": "old\n"}
+
+
+def test_record_of_a_run(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    record = made_up(0.5, 0.6, 1)
+    write_json(tmp_path / "result.json", record)
+    assert read_record(tmp_path) == {**record, "diverged": False}
+    write_json(tmp_path / "result.json", {**record, "diverged": True})
+    assert (read_record(tmp_path) or {})["diverged"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "it is null"),
+        ([], "it is a list"),
+        ({**made_up(0.5, 0.6, 1), "config": "--seed 1"}, "'config' expected a dict"),
+        ({"config": {}}, "'metrics'"),
+    ],
+)
+def test_what_is_not_the_record_of_a_run(tmp_path: Path, content: Any, message: str) -> None:
+    write_json(tmp_path / "result.json", content)
+    with pytest.raises(InputError, match=f"result.json is not the record of a run .*{message}.*delete it and start"):
+        read_record(tmp_path)
+
+
+def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*arguments: Any, **more: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    write_json(tmp_path / "result.json", made_up(0.5, 0.6, 1))
+    monkeypatch.setattr(Path, "read_text", deny)
+    with pytest.raises(InputError, match=r"result.json cannot be read \(Permission denied\)"):
+        read_record(tmp_path)
 
 
 def test_history_sorts_layers_and_leaves_out_evaluations() -> None:

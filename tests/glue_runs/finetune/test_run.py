@@ -178,9 +178,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_as_programs(tmp_path: Path) -> None:
-    plain = [sys.executable, "-m", "glue_runs.finetune.run"]
+    plain = [sys.executable, "-m", "glue_runs.finetune"]
     launched = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
-    for index, program in enumerate((plain, [*launched, "glue_runs.finetune.run"])):
+    for index, program in enumerate((plain, [*launched, "glue_runs.finetune"])):
         arguments = [*RUN, "--output_dir", str(tmp_path / str(index))]
         ended = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr

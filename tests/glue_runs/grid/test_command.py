@@ -25,7 +25,7 @@ def four_runs(tiny_encoder: str) -> list[str]:
 
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "glue_runs.grid.command", *arguments, "--output_dir", str(folder)]
+    command = [sys.executable, "-m", "glue_runs.grid", *arguments, "--output_dir", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -52,14 +52,14 @@ def test_killed_three_times_it_ends_as_if_left_alone(four_runs: list[str], tmp_p
     interrupted = 0
     for _ in range(3):
         grid = start(four_runs, folder.path)
-        done_before = sum((folder.folder(path.name) / "result.json").exists() for path in folder.path.glob("runs/*"))
+        done_before = sum((folder.run_dir(path.name) / "result.json").exists() for path in folder.path.glob("runs/*"))
         while grid.poll() is None and not list(folder.path.glob("runs/*/checkpoint-*")):
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 2))
         grid.send_signal(signal.SIGKILL)
         grid.communicate()
         interrupted += grid.returncode == -signal.SIGKILL
-        done = sum((folder.folder(path.name) / "result.json").exists() for path in folder.path.glob("runs/*"))
+        done = sum((folder.run_dir(path.name) / "result.json").exists() for path in folder.path.glob("runs/*"))
         assert done >= done_before
     assert interrupted > 0
     last = start(four_runs, folder.path)
@@ -159,3 +159,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_stopped_while_the_report_is_drawn(
+    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(folder: GridFolder) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("glue_runs.grid.command.work", lambda *arguments: None)
+    monkeypatch.setattr("glue_runs.grid.command.write_report", stop)
+    assert main([*four_runs, "--output_dir", str(tmp_path / "grid")]) == 130
+    assert "Traceback" not in capfd.readouterr().err

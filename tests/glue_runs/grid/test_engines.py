@@ -144,7 +144,7 @@ def test_killed_workers_are_replaced_and_the_results_are_those_of_the_local_engi
 def test_killed_driver(cluster: Cluster, grid: list[str], records_of_local: Any, tmp_path: Path) -> None:
     """What its workers had begun is left to whoever comes next, here the other engine."""
     arguments = [*grid, "--seeds", "1", "--output_dir", str(tmp_path / "grid")]
-    command = [sys.executable, "-m", "glue_runs.grid.command", *arguments, *cluster.arguments]
+    command = [sys.executable, "-m", "glue_runs.grid", *arguments, *cluster.arguments]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: unfinished_checkpoints(tmp_path / "grid"))
     driver.send_signal(signal.SIGKILL)
@@ -171,7 +171,7 @@ def test_worker_that_dies_too_often(
     printed = capfd.readouterr().err
     for name in failed:
         assert f"failed: {name}: " in printed
-        assert "died" in (folder.folder(name) / "error.txt").read_text()
+        assert "died" in (folder.run_dir(name) / "error.txt").read_text()
     assert main(arguments) == 0  # from the checkpoints that they left
     assert ", resumed" in capfd.readouterr().out
     assert records(tmp_path / "grid") == {name: records_of_local[name] for name in folder.runs}

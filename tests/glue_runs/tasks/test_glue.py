@@ -25,3 +25,4 @@ def test_tables_are_consistent() -> None:
 def test_score_that_glue_ranks_by() -> None:
     assert TASKS["mrpc"].scores == ("accuracy", "f1", "combined_score")
     assert TASKS["cola"].scores == ("matthews_correlation",)
+    assert [TASKS[name].main_metric for name in ("mrpc", "cola")] == ["combined_score", "matthews_correlation"]
