@@ -1,15 +1,17 @@
 """Runs of a grid a minute, one and several at once, with the cores of this machine divided among them.
 
     python benchmarks/grid_scaling.py
-    python benchmarks/grid_scaling.py --at_once 1 2 4 --runs 8 --steps 40
+    python benchmarks/grid_scaling.py --at_once 1 2 4 --engines local --runs 8 --steps 40
 
 Every line is a grid of its own, from the start of its process to its report: MiniLM on the generated pairs of
-`demo_rte`, baseline and LBE in turn. With Ray, that includes the start of Ray, and of a process for each run at once.
+`demo_rte`, baseline and LBE in turn. Several runs at once include the start of a process for each, with Ray also that
+of Ray.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -28,7 +30,8 @@ def seconds(engine: str, at_once: int, arguments: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "glue_runs.grid", *grid.split(), "--models", arguments.model]
         command += ["--max_steps", str(arguments.steps), "--seeds", *seeds, "--keep_models", "none"]
-        command += ["--engine", engine, "--cpus_per_run", str(CORES // at_once), "--output_dir", f"{folder}/grid"]
+        command += ["--engine", engine, "--workers", str(at_once)]
+        command += ["--cpus_per_run", str(CORES // at_once), "--output_dir", f"{folder}/grid"]
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         return time.perf_counter() - started
@@ -37,12 +40,13 @@ def seconds(engine: str, at_once: int, arguments: argparse.Namespace) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at_once", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--engines", nargs="+", default=["local", "ray"])
     parser.add_argument("--runs", type=int, default=8, help="runs of each grid; even, half of them baselines")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a run")
     parser.add_argument("--model", default="minilm")
     arguments = parser.parse_args()
     rows = ["| engine | runs at once | threads of each | seconds | runs a minute |", "|---|---|---|---|---|"]
-    for engine, at_once in tqdm([("local", 1), *(("ray", count) for count in arguments.at_once)]):
+    for engine, at_once in tqdm(list(itertools.product(arguments.engines, arguments.at_once))):
         took = seconds(engine, at_once, arguments)
         rate = 60 * arguments.runs / took
         rows.append(f"| {engine} | {at_once} | {CORES // at_once} | {took:.0f} | {rate:.1f} |")

@@ -233,7 +233,7 @@ class LBETrainerMixin(_Base):
     # ---- Checkpoints -----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.args.should_save and self.lbe.beta > 0:
+        if self.args.should_save and self._lbe_measures:  # without a penalty, too: for the names of the layers
             folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             folder.mkdir(parents=True, exist_ok=True)
             self._lbe_targets.save(folder)
@@ -254,7 +254,7 @@ class LBETrainerMixin(_Base):
         self._lbe_load_targets(str(self.state.best_model_checkpoint))
 
     def _lbe_load_targets(self, checkpoint: str) -> None:
-        if self.lbe.beta == 0:
+        if not self._lbe_measures:
             return
         # One process reads for all: the others may not see its files, and their targets must be the same.
         read = LearnableTargets.read(Path(checkpoint)) if self.is_world_process_zero() else None
@@ -289,8 +289,10 @@ class LBETrainerMixin(_Base):
 
     def _lbe_summary(self) -> LBESummary:
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).name
-        first = next((line for line in self.state.log_history if by_layer(line, "entropy")), {})
-        entropies = self._lbe_monitor.last.entropies if self._lbe_monitor.last else []
+        logged = [values for line in self.state.log_history if (values := by_layer(line, "entropy"))]
+        # Resumed after its last step, a run has measured nothing itself.
+        last = self._lbe_monitor.last.entropies if self._lbe_monitor.last else []
+        entropies = last or (logged[-1] if logged else [])
         over_run = self._lbe_monitor.over_run()
         known = self.state.global_step > 0 and (self.lbe.beta > 0 or bool(entropies))
         return LBESummary(
@@ -299,7 +301,7 @@ class LBETrainerMixin(_Base):
             alphas=self.lbe.alpha.tolist() if known else [],
             targets=self.lbe.target.tolist() if known else [],
             entropies=entropies,
-            first_entropies=by_layer(first, "entropy"),
+            first_entropies=logged[0] if logged else [],
             penalized=1.0 if over_run is None else 1 - over_run.unmeasured - over_run.reversing,
             usage=usage(self._lbe_model, self.processing_class, name),
         )

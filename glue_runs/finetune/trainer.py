@@ -1,4 +1,4 @@
-"""`LBETrainer` with pushes to the Hub that hold one run and report what went wrong."""
+"""`LBETrainer` that resumes exactly, with pushes to the Hub that hold one run and report what went wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ logger = logging.get_logger(__name__)
 
 
 class GlueTrainer(LBETrainer):
-    """`LBETrainer` that pushes one run and reports what went wrong."""
+    """`LBETrainer` that makes no step after the last, pushes one run, and reports what went wrong."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer compares with max_steps after each step only: resumed where no step is left, it would make another.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.push_to_hub`.

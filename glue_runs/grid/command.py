@@ -1,6 +1,6 @@
 """Fine-tune over a grid of learning rates, seeds and LBE settings: `python -m glue_runs.grid --help`.
 
-The folder given as `--output_dir` holds the grid. The same command goes on where it was stopped, and may be started
+The folder given as `--output_dir` holds the grid. The same command resumes where it was stopped, and may be started
 several times at once: the processes share the runs.
 """
 
@@ -13,7 +13,9 @@ from collections.abc import Iterable
 
 from ..analysis.report import write_report
 from ..analysis.store import ERROR_NAME, GridFolder
+from ..errors import InputError
 from ..finetune.arguments import parse
+from ..finetune.output import check_output_dir
 from ..finetune.run import tokenized_rows
 from ..redaction import redact, without_token
 from .engines import choose_engine, work
@@ -30,45 +32,64 @@ def main(argv: list[str] | None = None) -> int:
     if "--demo" in argv:
         print(_DEMO_NOTE)
     try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        print("Stopped; the same command resumes from here.", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    try:
         grid, fixed = parse_grid(argv)
         runs = {run.name: run for run in plan_runs(grid, fixed)}
         folder = GridFolder(grid.output_dir)
         if grid.dry_run:
             _print_states(folder, list(runs))
             return 0
+        check_output_dir(folder.path)
         quiet_libraries()
         _check(runs.values())
         for name in runs:
             folder.result(name)  # a damaged one is better found now than by the report
-        engine = choose_engine(grid)
+        engine = choose_engine(grid, list(runs.values()))
         command = shlex.join(["python", "-m", "glue_runs.grid", *without_token(argv)])
         folder.add({name: run.description for name, run in runs.items()}, command)
-    except ValueError as error:
-        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        return _report_error(error, 2)
+    keep_models = "settings" if grid.push_to_hub and grid.keep_models != "all" else grid.keep_models
+    work(engine, folder, runs, keep_models)
     try:
-        keep_models = "settings" if grid.push_to_hub and grid.keep_models != "all" else grid.keep_models
-        work(engine, folder, runs, grid.measured, keep_models)
         print(write_report(folder))
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
-    if any(folder.state(name) == "running" for name in runs):
+        states = {name: folder.state(name) for name in runs}
+    except (InputError, OSError) as error:  # nothing can be written or read any more
+        return _report_error(error, 1)
+    if "running" in states.values():
         print("Another process is still at work on this grid; it makes the report again when it ends.")
-    failed = [name for name in runs if folder.state(name) == "failed"]
+    failed = [name for name, state in states.items() if state not in ("done", "running")]
     for name in failed:
-        traceback_in = folder.run_dir(name) / ERROR_NAME
-        print(f"failed: {name}: {folder.error(name)} (traceback in {traceback_in})", file=sys.stderr)
+        print(f"failed: {name}: {_reason(folder, name)}", file=sys.stderr)
     pushed = push_chosen(folder, grid, runs.values()) if grid.push_to_hub else True
     if grid.demo:
         print(_DEMO_NOTE)
     return 1 if failed or not pushed else 0
 
 
+def _report_error(error: Exception, code: int) -> int:
+    print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+    return code
+
+
+def _reason(folder: GridFolder, name: str) -> str:
+    path = folder.run_dir(name) / ERROR_NAME
+    if not path.is_file():
+        return f"it is {folder.state(name)}, and could not leave an {ERROR_NAME}"
+    return f"{folder.error(name)} (traceback in {path})"
+
+
 def _check(runs: Iterable[Run]) -> None:
     """Raise for what would make runs fail, before the first of them starts."""
     for run in runs:
-        _, data_args, _ = parse(run.argv(measured="hidden_states"))
+        _, data_args, _ = parse(run.argv())
         tokenized_rows(run.task, run.model, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length)
 
 

@@ -1,79 +1,120 @@
-"""Where the runs of a grid are done: in this process, one after another, or as tasks of a Ray cluster."""
+"""Where the runs of a grid are done: in this process, in several of this machine, or as tasks of a Ray cluster."""
 
 from __future__ import annotations
 
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
 
-from ..analysis.store import ERROR_NAME, GridFolder
+from ..analysis.store import GridFolder
 from ..errors import InputError
-from .execution import attempt
+from .execution import AFTER_A_DEATH, Failure, abandon, attempt, last_failure
 from .plan import GridArguments, Run
 from .progress import quiet_libraries
+from .resources import share_of_machine
+from .workers import do_in_workers
 
-_TIDY_EVERY = 20  # times as long as tidying takes
+_PRUNE_EVERY = 20  # times as long as tidying takes
+_PATIENCE = 20  # seconds for a cluster to answer
 
 
 class Engine(Protocol):
     """Does runs."""
 
-    def work(self, folder: GridFolder, runs: list[Run], measured: str) -> Iterator[str | None]:
+    def work(self, folder: GridFolder, runs: list[Run]) -> Generator[str | None]:
         """Do the runs, in an order of its own; as each ends, a line on how it went, None if it was left alone."""
 
 
-def choose_engine(grid: GridArguments) -> Engine:
-    """The engine that the arguments name.
+def choose_engine(grid: GridArguments, runs: Sequence[Run]) -> Engine:
+    """The engine that the arguments name, for runs of which some may be done.
 
     Raises:
         InputError: Ray is not installed, its cluster cannot be reached, or has not what a run asks for.
     """
     if grid.engine == "local":
-        return LocalEngine(grid.cpus_per_run)
+        workers, threads = share_of_machine(grid, runs)
+        return LocalEngine(workers, threads, grid.max_retries)
     return RayEngine(grid.ray_address, grid.cpus_per_run or 1, grid.gpus_per_run, grid.max_retries)
 
 
-def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], measured: str, keep_models: str) -> None:
+def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], keep_models: str) -> None:
     """Do all runs that are not done and that no other process is doing.
 
     Args:
         engine: where.
         folder: where they go.
         runs: by name, in order.
-        measured: activations whose entropy the baseline logs.
         keep_models: as `GridFolder.prune` takes it.
     """
     todo = [run for name, run in runs.items() if folder.state(name) != "done"]
-    tidy_again = 0.0
-    with tqdm(total=len(runs), initial=len(runs) - len(todo), desc="grid", disable=None) as bar:
-        for line in engine.work(folder, todo, measured):
+    prune_again = 0.0
+    with (
+        tqdm(total=len(runs), initial=len(runs) - len(todo), desc="grid", disable=None) as bar,
+        closing(engine.work(folder, todo)) as lines,
+    ):
+        for line in lines:
             if line is not None:
                 tqdm.write(line)
             bar.update()
-            if time.monotonic() > tidy_again:  # it reads all results, which on a large grid takes longer than a run
+            if time.monotonic() > prune_again:  # it reads all results, which on a large grid takes longer than a run
                 begun = time.monotonic()
-                folder.prune(keep_models)
-                tidy_again = begun + _TIDY_EVERY * (time.monotonic() - begun)
-    folder.prune(keep_models)
+                _prune(folder, keep_models)
+                prune_again = begun + _PRUNE_EVERY * (time.monotonic() - begun)
+    _prune(folder, keep_models)
+
+
+def _prune(folder: GridFolder, keep_models: str) -> None:
+    try:
+        folder.prune(keep_models)
+    except (InputError, OSError) as error:  # no reason to end the other runs
+        tqdm.write(f"Nothing was pruned: {error}")
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """One run after another, in this process."""
+    """Runs on this machine: one after another in this process, or several at once in processes of their own.
 
-    threads: int | None = None  # None: as many as PyTorch takes
+    A process that dies, whether killed or out of memory, is replaced, and its run resumes from its own last
+    checkpoint.
 
-    def work(self, folder: GridFolder, runs: list[Run], measured: str) -> Iterator[str | None]:
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        started = time.time()
-        for run in runs:
-            yield attempt(folder, run, measured, started)
+    Args:
+        workers: how many runs at once; 1: in this process.
+        threads: with which each computes; None, only for one: as many as PyTorch takes.
+        max_retries: how often a run whose process died is begun again.
+    """
+
+    workers: int = 1
+    threads: int | None = None
+    max_retries: int = 3
+
+    def work(self, folder: GridFolder, runs: list[Run]) -> Generator[str | None]:
+        known = {run.name: last_failure(folder, run.name) for run in runs}
+        if self.workers == 1:
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
+            for run in runs:
+                yield attempt(folder, run, known[run.name])
+        else:
+            yield from do_in_workers(
+                partial(_attempt_here, folder, known),
+                partial(abandon, folder, reason="Its process died: killed, or out of memory."),
+                runs,
+                workers=self.workers,
+                threads=self.threads or 1,
+                max_retries=self.max_retries,
+            )
+
+
+def _attempt_here(folder: GridFolder, known: dict[str, Failure | None], run: Run, deaths: int) -> str | None:
+    return attempt(folder, run, known[run.name], patience=AFTER_A_DEATH if deaths else 1)
 
 
 class RayEngine:
@@ -100,6 +141,8 @@ class RayEngine:
         self._ray = ray
         here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
         here["_node_ip_address"] = "127.0.0.1"
+        if address is not None:
+            _check_answers(address)
         try:
             ray.init(address or "local", log_to_driver=False, logging_level="error", **({} if address else here))
         except ConnectionError as error:
@@ -116,36 +159,40 @@ class RayEngine:
                     f"{largest[kind]:g}: ask for less."
                 )
 
-    def work(self, folder: GridFolder, runs: list[Run], measured: str) -> Iterator[str | None]:
-        ray, started = self._ray, time.time()
+    def work(self, folder: GridFolder, runs: list[Run]) -> Generator[str | None]:
+        ray = self._ray
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.max_retries)(_attempt_in_worker)
+        known = {run.name: last_failure(folder, run.name) for run in runs}
         folder = GridFolder(folder.path.resolve())
         try:
-            waiting = {task.remote(folder, run, measured, started, os.getcwd(), self.cpus): run for run in runs}
+            waiting = {task.remote(folder, run, known[run.name], os.getcwd(), self.cpus): run for run in runs}
             while waiting:
                 (ended,), _ = ray.wait(list(waiting), num_returns=1)
                 run = waiting.pop(ended)
                 try:
                     yield ray.get(ended)
                 except ray.exceptions.RayError as error:  # after the last retry
-                    yield _give_up(folder, run, str(error))
+                    yield abandon(folder, run, str(error))
         finally:
             ray.shutdown()
 
 
+def _check_answers(address: str) -> None:
+    """Raise an `InputError` if nothing listens where Ray would look for its cluster for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die  # what `auto` stands for
+
+    try:
+        where = canonicalize_bootstrap_address_or_die(address) if address == "auto" else address.split("://")[-1]
+        host, _, port = where.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--ray_address {address} does not answer ({str(error).splitlines()[0]}).") from error
+
+
 def _attempt_in_worker(
-    folder: GridFolder, run: Run, measured: str, since: float, directory: str, threads: int
+    folder: GridFolder, run: Run, known: Failure | None, directory: str, threads: int
 ) -> str | None:
     os.chdir(directory)  # which relative paths in the arguments start from
     torch.set_num_threads(threads)
     quiet_libraries()
-    # The loaders of a worker that died hold on to its lock for some seconds.
-    return attempt(folder, run, measured, since, patience=10)
-
-
-def _give_up(folder: GridFolder, run: Run, reason: str) -> str:
-    path = folder.run_dir(run.name)
-    with folder.lock(run.name):
-        path.mkdir(exist_ok=True)
-        (path / ERROR_NAME).write_text(reason, encoding="utf-8")
-    return f"{run.name}: failed: {reason.splitlines()[0]}"
+    return attempt(folder, run, known, patience=AFTER_A_DEATH)

@@ -117,12 +117,20 @@ class GridArguments:
     engine: str = field(
         default="local",
         metadata={
-            "help": "local: one run after another in this process; ray: several at once, also on several machines.",
+            "help": "local: on this machine, several runs at once on a CPU; ray: also on several machines.",
             "choices": ["local", "ray"],
         },
     )
+    workers: str = field(
+        default="auto",
+        metadata={
+            "help": "Local: how many runs at once; 1: in this process. auto: on a CPU as many as it has cores, or "
+            "--cpus_per_run of them, and memory for; on a GPU 1."
+        },
+    )
     cpus_per_run: int | None = field(
-        default=None, metadata={"help": "CPUs of a run, and its threads. Default: all of them; with ray 1."}
+        default=None,
+        metadata={"help": "CPUs of a run, and its threads. Default: its share of them; with ray 1."},
     )
     gpus_per_run: float | None = field(
         default=None,
@@ -132,9 +140,7 @@ class GridArguments:
         default=None,
         metadata={"help": "Ray: cluster to join, as head:6379 or auto. Default: Ray is started on this machine."},
     )
-    max_retries: int = field(
-        default=3, metadata={"help": "Ray: how often a run whose worker died goes on in another one."}
-    )
+    max_retries: int = field(default=3, metadata={"help": "How often a run whose worker died resumes in another one."})
     demo: bool = field(
         default=False,
         metadata={
@@ -166,6 +172,8 @@ class Run:
     beta: float
     protocol: str
     fixed: tuple[str, ...] = ()
+    measured: str = "hidden_states"
+    """Activations whose entropy the baseline logs, which changes nothing of what it computes."""
 
     @property
     def method(self) -> str:
@@ -188,9 +196,9 @@ class Run:
         """What is known of the run before it is done."""
         return {name: getattr(self, name) for name in (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed", "settings")}
 
-    def argv(self, measured: str) -> list[str]:
-        """Arguments for `finetune`. `measured`: the activations whose entropy the baseline logs."""
-        activations = self.activations or measured
+    def argv(self) -> list[str]:
+        """Arguments for `finetune`."""
+        activations = self.activations or self.measured
         modules = ACTIVATIONS.get(activations, activations)
         split = ["--split_seed", str(self.seed)] if self.protocol == "authors" else []
         return [
@@ -207,7 +215,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What defines the run: the settings that differ from their defaults and change what is computed."""
-        changed = changed_settings(self.argv(measured="hidden_states"))
+        changed = changed_settings(self.argv())
         baseline = self.activations is None
         defining = {
             name: value
@@ -257,6 +265,8 @@ def parse_grid(argv: list[str]) -> tuple[GridArguments, list[str]]:
     for rate in grid.learning_rates:
         if not (math.isfinite(rate) and rate > 0):
             raise InputError(f"--learning_rates must be positive, not {rate:g}.")
+    if grid.workers != "auto" and not (grid.workers.isdecimal() and int(grid.workers) >= 1):
+        raise InputError(f"--workers must be auto or at least 1, not {grid.workers}.")
     if grid.cpus_per_run is not None and grid.cpus_per_run < 1:
         raise InputError(f"--cpus_per_run must be at least 1, not {grid.cpus_per_run}.")
     if grid.gpus_per_run is not None and not 0 <= grid.gpus_per_run <= 1:
@@ -279,7 +289,7 @@ def plan_runs(grid: GridArguments, fixed: list[str]) -> list[Run]:
     runs: dict[str, Run] = {}
     for task, model, seed, rate in itertools.product(grid.tasks, grid.models, grid.seeds, grid.learning_rates):
         common = {"task": task, "model": model, "learning_rate": rate, "seed": seed}
-        common |= {"protocol": grid.protocol, "fixed": tuple(fixed)}
+        common |= {"protocol": grid.protocol, "fixed": tuple(fixed), "measured": grid.measured}
         methods = [(None, None, 0.0)]
         methods += [m for m in itertools.product(grid.activations or [], grid.lbe_alphas, grid.lbe_betas) if m[2] > 0]
         for activations, alpha, beta in methods:

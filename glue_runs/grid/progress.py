@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import warnings
 from typing import Any
 
 import datasets
@@ -29,14 +31,16 @@ class RunBar(TrainerCallback):
 
 
 def show_run(trainer: Trainer, name: str) -> None:
-    """Replace what the trainer shows of its progress."""
+    """Replace what the trainer shows of its progress: with nothing where other processes do runs, too."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(RunBar(name))
+    if multiprocessing.parent_process() is None:
+        trainer.add_callback(RunBar(name))
 
 
 def quiet_libraries() -> None:
-    """Keep the bars of loading and tokenizing, and the report on the fresh head, from repeating with every run."""
+    """Keep the bars of loading and tokenizing, and notes on the fresh head and the loader, from repeating each run."""
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator is found")
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     # A filter and not a level: above WARNING, this logger also reports on tensor parallelism.

@@ -31,8 +31,8 @@ def test_a_token_does_not_reach_the_runs() -> None:
     plans = [plan_runs(*parse_grid(argv)) for argv in (base, base + push)]
     assert [run.name for run in plans[0]] == [run.name for run in plans[1]]
     for run in plans[1]:
-        assert TOKEN not in str((run.argv("hidden_states"), run.description))
-    assert "hub_token" not in changed_settings(plans[1][0].argv("hidden_states"))
+        assert TOKEN not in str((run.argv(), run.description))
+    assert "hub_token" not in changed_settings(plans[1][0].argv())
 
 
 @pytest.mark.parametrize("main", [finetune, grid])

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import subprocess
@@ -9,8 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from glue_runs.finetune import run as finetune
 from glue_runs.finetune.arguments import parse
-from glue_runs.finetune.run import last_checkpoint, main
+from glue_runs.finetune.checkpoints import last_checkpoint
+from glue_runs.finetune.run import main
 from glue_runs.tasks.glue import TASKS
 from lbe_hf.targets import TARGETS_NAME
 
@@ -126,6 +129,65 @@ def test_resumed_from_the_last_complete_checkpoint(tmp_path: Path, tiny_encoder:
     assert resumed["seconds"] is None  # only the rest of it was timed
 
 
+@pytest.mark.parametrize("beta", ["0", "0.05"])
+@pytest.mark.parametrize("saving", ["--save_strategy epoch", "--save_strategy steps --save_steps 2"])
+def test_killed_after_the_last_checkpoint(tmp_path: Path, tiny_encoder: str, beta: str, saving: str) -> None:
+    """Within an epoch, and before the result is written: there is no step left to make."""
+    arguments = ["--task_name", "demo_rte", "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    arguments += ["--max_steps", "3", "--logging_steps", "2", "--lbe_log_entropy", "--lbe_beta", beta, *saving.split()]
+    assert main(arguments) == 0
+    whole = json.loads((tmp_path / "result.json").read_text())
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    card = (tmp_path / "README.md").read_text()
+    assert "lbe_entropy.png" in card
+    for path in tmp_path.iterdir():
+        if path.is_file():
+            path.unlink()
+    assert main([*arguments, "--resume_from_checkpoint", "last"]) == 0
+    resumed = json.loads((tmp_path / "result.json").read_text())
+    assert [line["step"] for line in resumed["history"]] == [2, 3]
+    for key in ("metrics", "history", "layers", "diverged"):
+        assert resumed[key] == whole[key]
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "README.md").read_text() == card
+    assert (tmp_path / "lbe_entropy.png").is_file()
+
+
+def test_a_run_that_diverges_is_marked(tmp_path: Path, tiny_encoder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--task_name", "demo_rte", "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    arguments += ["--max_steps", "3", "--save_strategy", "no", "--lbe_beta", "0"]
+    for learning_rate, diverged in (("1e-3", False), ("1e38", True)):
+        assert main([*arguments, "--learning_rate", learning_rate]) == 0
+        assert json.loads((tmp_path / "result.json").read_text())["diverged"] is diverged
+        assert ("The run has diverged" in capsys.readouterr().out) is diverged
+
+
+def test_files_that_cannot_be_written(
+    tmp_path: Path, tiny_encoder: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(finetune, "write_json", full)
+    arguments = ["--task_name", "demo_rte", "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    assert main([*arguments, "--max_steps", "1", "--save_strategy", "no"]) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last == f"error: [Errno 28] No space left on device: '{tmp_path / 'result.json'}'"
+
+
+def test_a_damaged_checkpoint_is_one_line(
+    tmp_path: Path, tiny_encoder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--task_name", "demo_rte", "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    assert main([*arguments, "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1"]) == 0
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    (checkpoint / "model.safetensors").write_bytes(b"")
+    assert main([*arguments, "--max_steps", "3", "--resume_from_checkpoint", str(checkpoint)]) == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"error: {checkpoint} cannot be resumed from (SafetensorError: ")
+    assert last.endswith("give an older one, or start without --resume_from_checkpoint.")
+
+
 RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
 
 
@@ -142,8 +204,9 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         (["--task_name", "demo_rte", "--lbe_betta", "1"], "--lbe_betta"),
         ([*RUN, "--lbe_layers", "7"], "names layer 7, but there are 7 activations"),
         ([*RUN, "--lbe_target_modules", "poler"], "nearest names are"),
-        ([*RUN, "--resume_from_checkpoint", "last"], "out has no checkpoint"),
+        ([*RUN, "--resume_from_checkpoint", "last"], "out has no complete checkpoint"),
         ([*RUN, "--resume_from_checkpoint", "/nowhere"], "/nowhere is not a checkpoint folder"),
+        ([*RUN, "--output_dir", "{folder}/broken.json/out"], "broken.json is a file: give another --output_dir."),
         ([*RUN, "--max_length", "600"], "max_length must lie between 8 and 512"),
         (["missing.json"], "missing.json cannot be used: [Errno 2] No such file"),
         (["{folder}/broken.json"], "broken.json cannot be used"),

@@ -1,3 +1,4 @@
+import errno
 import random
 import signal
 import subprocess
@@ -5,8 +6,10 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from glue_runs.analysis.store import GridFolder
@@ -68,6 +71,64 @@ def test_killed_three_times_it_ends_as_if_left_alone(four_runs: list[str], tmp_p
     assert not list(folder.path.glob("runs/*/checkpoint-*"))
 
 
+def workers_of(grid: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(grid.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def wait_for_checkpoint(grid: subprocess.Popen[str], folder: Path) -> None:
+    while not list(folder.glob("runs/*/checkpoint-*/trainer_state.json")):
+        assert grid.poll() is None
+        time.sleep(0.01)
+
+
+def test_several_workers_of_which_one_is_killed(four_runs: list[str], tmp_path: Path) -> None:
+    alone = start([*four_runs, "--workers", "1", "--cpus_per_run", "1"], tmp_path / "alone")
+    assert "All 4 runs are done." in alone.communicate()[0]
+    grid = start([*four_runs, "--workers", "2", "--cpus_per_run", "1"], tmp_path / "grid")
+    wait_for_checkpoint(grid, tmp_path / "grid")
+    workers = workers_of(grid)
+    assert len(workers) == 2
+    for worker in workers:
+        worker.send_signal(signal.SIGKILL)
+    printed = grid.communicate()[0]
+    assert grid.returncode == 0
+    assert ", resumed" in printed
+    assert results(tmp_path / "grid") == results(tmp_path / "alone")
+
+
+def test_interrupted_with_several_workers(four_runs: list[str], tmp_path: Path) -> None:
+    grid = start([*four_runs, "--workers", "2"], tmp_path)
+    wait_for_checkpoint(grid, tmp_path)
+    children = psutil.Process(grid.pid).children(recursive=True)
+    grid.send_signal(signal.SIGINT)
+    printed = grid.communicate()[0]
+    assert grid.returncode == 130
+    assert printed.strip().splitlines()[-1] == "Stopped; the same command resumes from here."
+    assert "Traceback" not in printed
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+def test_a_failure_that_cannot_be_written_does_not_stop_the_others(
+    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *arguments: Any, **named: Any) -> int:
+        if path.name == "error.txt":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, *arguments, **named)
+
+    write_text = Path.write_text
+    monkeypatch.setattr(Path, "write_text", full)
+    arguments = [*four_runs, "--activations", "hidden_states", "no_such_module", "--seeds", "1"]
+    arguments += ["--max_steps", "1", "--workers", "1"]
+    assert main([*arguments, "--output_dir", str(tmp_path)]) == 1
+    printed = capfd.readouterr()
+    assert "(error.txt cannot be written: [Errno 28] No space left on device)" in printed.out
+    assert "2 of 3 runs are done" in printed.out
+    assert "and could not leave an error.txt" in printed.err
+    assert "Traceback" not in printed.out + printed.err
+
+
 def test_two_grids_at_once_share_the_runs(four_runs: list[str], tmp_path: Path) -> None:
     grids = [start(four_runs, tmp_path / "grid") for _ in range(2)]
     printed = [grid.communicate()[0] for grid in grids]
@@ -81,7 +142,7 @@ def test_a_poisoned_run_does_not_stop_the_others(
     four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*four_runs, "--activations", "hidden_states", "no_such_module", "--num_train_epochs", "1"]
-    arguments += ["--seeds", "1", "--output_dir", str(tmp_path)]
+    arguments += ["--seeds", "1", "--workers", "1", "--output_dir", str(tmp_path)]
     for _ in range(2):  # the failed run is tried again, the others are done
         assert main(arguments) == 1
         printed = capfd.readouterr()
@@ -95,7 +156,7 @@ def test_a_poisoned_run_does_not_stop_the_others(
 def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
     four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]
+    arguments = [*four_runs, "--max_steps", "1", "--workers", "1", "--output_dir", str(tmp_path)]
     assert main([*arguments, "--dry_run"]) == 0
     assert "4 runs: 4 missing" in capfd.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -122,7 +183,7 @@ def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypat
     finetune.tokenized_rows.cache_clear()
     tokenize = finetune.tokenize
     monkeypatch.setattr(finetune, "tokenize", lambda *arguments: calls.append(1) or tokenize(*arguments))
-    assert main([*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]) == 0
+    assert main([*four_runs, "--max_steps", "1", "--workers", "1", "--output_dir", str(tmp_path)]) == 0
     assert len(calls) == 1
 
 
@@ -142,6 +203,7 @@ def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypat
         ("--tasks demo_rte --lbe_samples rows", "invalid choice: 'rows'"),
         ("--tasks demo_rte --models nobody/nothing", "Model 'nobody/nothing' cannot be loaded"),
         ("--tasks rte --data_dir /nowhere", "/nowhere/RTE/train.tsv cannot be read"),
+        ("--tasks demo_rte --models {encoder} --output_dir {folder}/something/grid", "something is a file"),
         ("--tasks demo_rte --models {encoder} --output_dir {folder}", "holds something that is not a grid"),
         ("--tasks demo_rte --models {encoder} --output_dir {damaged}", "grid.json is damaged"),
     ],

@@ -3,6 +3,7 @@
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,8 @@ import pytest
 from glue_runs.analysis.store import GridFolder
 from glue_runs.grid.command import main
 
-GRID = "--tasks demo_rte --learning_rates 1e-3 --lbe_alphas 0.5 --lbe_betas 0.05 --num_train_epochs 4 --cpus_per_run 1"
+GRID = "--tasks demo_rte --learning_rates 1e-3 --lbe_alphas 0.5 --lbe_betas 0.05 --num_train_epochs 4"
+GRID += " --workers 1 --cpus_per_run 1"
 TIMINGS = ("seconds", "examples_per_second", "peak_memory_mib")
 PATIENCE = 120  # seconds
 
@@ -199,3 +201,24 @@ def test_without_ray(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main([*grid, "--engine", "ray", "--output_dir", str(tmp_path / "grid")]) == 2
     assert capfd.readouterr().err.endswith("error: --engine ray needs Ray: pip install 'lbe-hf[ray]'.\n")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "auto", "nowhere"])
+def test_an_address_where_nothing_listens(
+    tiny_encoder: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: the tests of --engine ray did not run")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")  # what auto stands for
+    arguments = [*GRID.split(), "--models", tiny_encoder, "--seeds", "1", "--output_dir", str(tmp_path / "grid")]
+    begun = time.monotonic()
+    assert main([*arguments, "--engine", "ray", "--ray_address", address.format(port=port)]) == 2
+    assert time.monotonic() - begun < 30
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: --ray_address {address.format(port=port)} does not answer (")

@@ -20,7 +20,7 @@ def test_the_default_is_the_sweep_of_the_paper() -> None:
         (task, rate, seed) for task in ("rte", "mrpc", "cola") for rate in (1e-5, 3e-5, 5e-5) for seed in range(41, 46)
     }
     assert len(baselines) == 45
-    assert all(parse(run.argv("hidden_states"))[2].lbe_beta == run.beta for run in runs[:13])
+    assert all(parse(run.argv())[2].lbe_beta == run.beta for run in runs[:13])
 
 
 def test_a_run_is_its_settings_and_not_their_order() -> None:
@@ -65,24 +65,33 @@ def test_what_a_protocol_sets_is_no_fixed_setting_and_what_overrides_it_is() -> 
 
 def test_activations() -> None:
     runs = runs_of(*SMALL, "--activations", "hidden_states", "feed_forward", "pooler")
-    modules = [parse(run.argv("feed_forward"))[2].lbe_target_modules for run in runs]
+    modules = [parse(run.argv())[2].lbe_target_modules for run in runs]
     feed_forward = r".*\.layer\.\d+\.output\.dense|.*\.pooler"
-    assert modules == [feed_forward, None, feed_forward, "pooler"]  # the baseline only measures
+    assert modules == [None, None, feed_forward, "pooler"]
     assert [run.method for run in runs[1:]] == [
         f"LBE on {name}" for name in ("hidden_states", "feed_forward", "pooler")
     ]
 
 
+def test_what_the_baseline_measures_does_not_change_it() -> None:
+    one, other = (runs_of(*SMALL, "--activations", *names)[0] for names in (["feed_forward"], ["pooler"]))
+    assert [parse(run.argv())[2].lbe_target_modules for run in (one, other)] == [
+        r".*\.layer\.\d+\.output\.dense|.*\.pooler",
+        "pooler",
+    ]
+    assert (one.name, one.description) == (other.name, other.description)
+
+
 def test_protocol_of_the_authors() -> None:
     arguments = "--tasks rte --seeds 7 --learning_rates 3e-5 --lbe_alphas 0.5 --lbe_betas 0.01 --protocol authors"
     run = plan_runs(*parse_grid(arguments.split()))[1]
-    _, data_args, args = parse(run.argv("hidden_states"))
+    _, data_args, args = parse(run.argv())
     assert (data_args.pad_to_max_length, data_args.max_length, data_args.split_seed) == (True, 128, 7)
     assert (args.lbe_ignore_padding, args.train_sampling_strategy, args.precision) == (False, "random", "fp32")
     assert run.activations == "feed_forward"
     overriding = f"{arguments} --precision bf16 --activations hidden_states --split_seed 0 --pad_to_max_length false"
     run = plan_runs(*parse_grid(overriding.split()))[1]
-    _, data_args, args = parse(run.argv("hidden_states"))
+    _, data_args, args = parse(run.argv())
     assert (data_args.pad_to_max_length, data_args.split_seed, args.precision) == (False, 0, "bf16")
     assert (run.activations, run.protocol) == ("hidden_states", "authors")
 
@@ -102,6 +111,8 @@ def test_beta_zero_is_the_baseline_and_repeated_values_count_once() -> None:
         ("--seeds -1", "--seeds must be zero or positive, not -1"),
         ("--tasks rte sst", "There is no task 'sst'"),
         ("--learning_rate 1e-5", "--learning_rate is swept by the grid: use --learning_rates"),
+        ("--workers 0", "--workers must be auto or at least 1, not 0"),
+        ("--workers all", "--workers must be auto or at least 1, not all"),
         ("--seed=3", "--seed is swept by the grid: use --seeds"),
     ],
 )

@@ -1,0 +1,30 @@
+"""Output folders that cannot be written are found before anything is done."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from glue_runs.errors import InputError
+from glue_runs.finetune.output import check_output_dir
+
+
+def test_what_can_be_made_is_not_made(tmp_path: Path) -> None:
+    check_output_dir(tmp_path)
+    check_output_dir(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(InputError, match=f"^{output} cannot be written, because {tmp_path / 'file'} is a file"):
+            check_output_dir(output)
+
+
+def test_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir(mode=0o555)
+    if os.access(tmp_path / "out", os.W_OK):  # as for root, whom only a read-only file system stops
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "out")
+    with pytest.raises(InputError, match=f"{tmp_path / 'out'} is read-only: give another --output_dir"):
+        check_output_dir(tmp_path / "out" / "grid")
