@@ -54,7 +54,7 @@ def test_scores_of_a_regression(tmp_path: Path) -> None:
 def test_known_broken_rows_are_left_out_and_said(tmp_path: Path, warnings_of: Any) -> None:
     path = write(tmp_path, QQP + "0\t1\t2\tWho?\tWhom?\t1\n1\t3\t4\tcut off\n2\t5\t6\tWhy?\tWhen?\t0\n")
     assert [row["label"] for row in read_tsv(path, TASKS["qqp"])] == [1, 0]
-    assert f"{path}: 1 rows lack columns and are left out." in warnings_of()
+    assert f"{path}: 1 lines lack columns and are left out." in warnings_of()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_known_broken_rows_are_left_out_and_said(tmp_path: Path, warnings_of: An
     [
         (RTE + "0\ta\tb\tentailment\n1\ta\tentailment\n", r"train.tsv, line 3: 3 columns, expected 4"),
         (RTE + "0\ta\tb\tmaybe\n", r"line 2: label 'maybe' is none of entailment, not_entailment"),
-        (RTE, "has no rows"),
+        (RTE, "has no examples"),
         ("", "has no column 'sentence1' in line 1: it is no official file of rte"),
         (b"index\t\xff\xfe\n", "is not UTF-8 text"),
     ],
