@@ -30,6 +30,12 @@ EXCLUDED_FROM_RUN_ID = re.compile(
 """Settings that do not change what a run computes, and therefore not which run it is."""
 
 
+_SAMPLING_STRATEGIES = next(
+    each.metadata["choices"] for each in fields(LBETrainingArguments) if each.name == "train_sampling_strategy"
+)
+"""Trainer takes any other word for "random"."""
+
+
 @dataclass
 class ModelArguments:
     """Which encoder."""
@@ -82,7 +88,11 @@ class FinetuneArguments(LBETrainingArguments):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples a device and micro-batch."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples a device in evaluation."})
     train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "How batches are drawn; random: as the authors' code does."}
+        default="group_by_length",
+        metadata={
+            "help": "How batches are drawn; random: as the authors' code does.",
+            "choices": _SAMPLING_STRATEGIES,
+        },
     )
     precision: str = field(
         default="auto",

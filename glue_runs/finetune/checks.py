@@ -10,7 +10,8 @@ from ..errors import InputError
 from ..tasks.glue import get_task
 
 _SEED = (0, 2**32 - 1)
-_AT_LEAST_ONE = (1, math.inf)
+_LARGEST = 2**31 - 1
+_AT_LEAST_ONE = (1, _LARGEST)
 _NOT_NEGATIVE = (0, math.inf)
 
 _RANGES = {
@@ -39,6 +40,7 @@ _BELOW_1 = ("adam_beta1", "adam_beta2")
 
 _NEEDED_FOR_METRICS = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
 _LABEL_NAMES = ["labels"]
+_MAPPINGS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs")
 
 
 def check_values(data_args: Any, args: Any) -> None:
@@ -50,7 +52,7 @@ def check_values(data_args: Any, args: Any) -> None:
     task = get_task(data_args.task_name)
     values = {**vars(data_args), **vars(args)}
     for name, (lowest, highest) in _RANGES.items():
-        at_most = "" if highest == math.inf else f" and at most {highest}"
+        at_most = "" if highest in (math.inf, _LARGEST) else f" and at most {highest}"
         _require(name, values[name], f"at least {lowest}{at_most}", lambda v, a=lowest, b=highest: a <= v <= b)
     for name in _POSITIVE:
         _require(name, values[name], "positive", lambda v: v > 0)
@@ -58,12 +60,16 @@ def check_values(data_args: Any, args: Any) -> None:
         _require(name, values[name], "between 0 and 1", lambda v: 0 < v < 1)
     for name in _BELOW_1:
         _require(name, values[name], "at least 0 and below 1", lambda v: 0 <= v < 1)
-    _require("max_steps", args.max_steps, "at least 1, or -1 to train by epochs", lambda v: v >= 1 or v == -1)
+    steps = "at least 1, or -1 to train by epochs"
+    _require("max_steps", args.max_steps, steps, lambda v: 1 <= v <= _LARGEST or v == -1)
     if args.max_steps == -1:
         _require("num_train_epochs", args.num_train_epochs, "positive", lambda v: v > 0)
     for name, needed in _NEEDED_FOR_METRICS.items():
         if values[name] != needed:
             raise InputError(f"{name} must be {str(needed).lower()}, or there are no metrics: leave it out.")
+    for name in _MAPPINGS:  # activation checkpointing had another name before
+        if not isinstance(values.get(name), dict | None):
+            raise InputError(f"{name} must be a JSON mapping, not {values[name]}.")
     if args.label_names not in (None, _LABEL_NAMES):
         raise InputError(f"label_names must be {_LABEL_NAMES[0]}, not {' '.join(args.label_names)}: leave it out.")
     metrics = ["loss", *task.scores]

@@ -68,6 +68,14 @@ class Parser(HfArgumentParser):
         """One line, where argparse would print the usage of some 150 arguments before it."""
         self.exit(2, f"error: {redact(' '.join(message.split()))} (see --help)\n")
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse does, which makes an empty list of `--name=--`, whatever the type of the argument."""
+        values, rest = super().parse_known_args(*args, **kwargs)
+        for name, value in vars(values).items():
+            if value == [] != self.get_default(name):
+                self.error(f"argument --{name}: expected one argument")
+        return values, rest
+
     def into_dataclasses(self, argv: list[str]) -> tuple[Any, ...]:
         """As `parse_args_into_dataclasses`, but unknown arguments are an error of the parser's.
 
@@ -127,7 +135,9 @@ class Parser(HfArgumentParser):
             name = str(key.value).replace("-", "_")
             if isinstance(value, yaml.ScalarNode):
                 words += _scalar(name, value)
-            elif isinstance(value, yaml.SequenceNode) and self._takes_several(name):
+            elif isinstance(value, yaml.SequenceNode) and name not in _JSON_LISTS:
+                if len(value.value) != 1 and not self._takes_several(name):
+                    raise InputError(f"{name} takes one value, not a list.")
                 words += [f"--{name}", *(_item(name, item) for item in value.value)]
             else:
                 words.append(f"--{name}={json.dumps(loader.construct_object(value, deep=True))}")
@@ -146,6 +156,9 @@ class FileParser(Parser):
 
 
 _NOT_GIVEN = object()
+
+_JSON_LISTS = {"lbe_target_modules"}
+"""Lists that are JSON on the command line."""
 
 
 class _HelpTraining(argparse.Action):

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from glue_runs.finetune.arguments import parse
-from glue_runs.finetune.run import last_checkpoint, main
+from glue_runs.finetune.run import last_checkpoint, main, prepare
+from glue_runs.grid.plan import PROTOCOLS
 from glue_runs.tasks.glue import TASKS
 from lbe_hf.targets import TARGETS_NAME
 
@@ -126,6 +127,21 @@ def test_resumed_from_the_last_complete_checkpoint(tmp_path: Path, tiny_encoder:
     assert resumed["seconds"] is None  # only the rest of it was timed
 
 
+@pytest.mark.parametrize(
+    ("task", "steps", "tested"),
+    # Training steps of an epoch and examples that are evaluated, as the authors' code has them: both whole batches.
+    [("rte", 1992 // 32, 256), ("mrpc", (3668 - 733) // 32, 384), ("cola", (8551 - 1710) // 32, 1024)],
+)
+def test_protocol_of_the_authors_drops_incomplete_batches(
+    task: str, steps: int, tested: int, glue_data_dir: Path, tiny_encoder: str, tmp_path: Path
+) -> None:
+    arguments = ["--task_name", task, "--data_dir", str(glue_data_dir), "--model_name_or_path", tiny_encoder]
+    arguments += ["--output_dir", str(tmp_path), "--use_cpu", "--max_length", "16", "--report_to", "none"]
+    trainer, splits = prepare(*parse([*arguments, *PROTOCOLS["authors"]]))
+    assert len(trainer.get_train_dataloader()) == steps
+    assert len(trainer.predict(splits["test"]).predictions) == tested  # type: ignore[arg-type]
+
+
 RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
 
 
@@ -178,9 +194,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_as_programs(tmp_path: Path) -> None:
-    plain = [sys.executable, "-m", "glue_runs.finetune.run"]
+    plain = [sys.executable, "-m", "glue_runs.finetune"]
     launched = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
-    for index, program in enumerate((plain, [*launched, "glue_runs.finetune.run"])):
+    for index, program in enumerate((plain, [*launched, "glue_runs.finetune"])):
         arguments = [*RUN, "--output_dir", str(tmp_path / str(index))]
         ended = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr

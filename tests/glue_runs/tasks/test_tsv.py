@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def test_known_broken_rows_are_left_out_and_said(tmp_path: Path, warnings_of: An
         (RTE, "has no examples"),
         ("", "has no column 'sentence1' in line 1: it is no official file of rte"),
         (b"index\t\xff\xfe\n", "is not UTF-8 text"),
+        (RTE + "0\ta\0\tb\tentailment\n", "line 2: it has NUL bytes"),
+        (RTE + f"0\t{'a' * 131_073}\tb\tentailment\n", r"line 2: field larger than field limit \(131072\)"),
     ],
 )
 def test_malformed_files(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -75,6 +78,19 @@ def test_malformed_files(tmp_path: Path, content: str | bytes, message: str) -> 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"RTE/train.tsv cannot be read .*--data_dir is the folder above"):
         read_tsv(tsv_path(str(tmp_path), TASKS["rte"], "train"), TASKS["rte"])
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a named pipe or a device"), (tmp_path, "a folder")):
+        with pytest.raises(InputError, match=f"{path} is {kind}, not a file"):
+            read_tsv(path, TASKS["rte"])
+
+
+def test_a_score_is_finite(tmp_path: Path) -> None:
+    path = write(tmp_path, "sentence1\tsentence2\tscore\na\tb\tnan\n")
+    with pytest.raises(InputError, match="line 2: score 'nan' is not a number"):
+        read_tsv(path, TASKS["stsb"])
 
 
 def test_names_of_the_official_files() -> None:
