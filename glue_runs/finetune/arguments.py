@@ -1,21 +1,23 @@
-"""What a fine-tuning run is told: the encoder, the rows, and how to train."""
+"""What a fine-tuning run is told: the encoder, the examples, and how to train."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from lbe_hf import LBETrainingArguments
+from lbe_hf.training_args import LBEArguments
 
 from ..errors import InputError
-from ..redaction import redact
+from ..tasks.data import ROUNDINGS
 from ..tasks.glue import TASKS
+from .checks import check_values
+from .parser import FileParser, Parser
 from .precision import PRECISIONS, choose_precision
 
 logger = logging.get_logger(__name__)
@@ -26,6 +28,12 @@ EXCLUDED_FROM_RUN_ID = re.compile(
     r"|save_(strategy|steps|total_limit)|push_to_hub|hub_.*|dataloader_(num_workers|pin_memory)|lbe_log_entropy"
 )
 """Settings that do not change what a run computes, and therefore not which run it is."""
+
+
+_SAMPLING_STRATEGIES = next(
+    each.metadata["choices"] for each in fields(LBETrainingArguments) if each.name == "train_sampling_strategy"
+)
+"""Trainer takes any other word for "random"."""
 
 
 @dataclass
@@ -40,21 +48,34 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which rows, and how long."""
+    """Which examples, and how long."""
 
     task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}; those that start with demo_ are generated."})
     data_dir: str | None = field(
         default=None,
         metadata={"help": "Folder with the official files, as in RTE/train.tsv. Default: nyu-mll/glue on the Hub."},
     )
-    max_length: int = field(default=128, metadata={"help": "Tokens at which a row is cut."})
+    max_length: int = field(default=128, metadata={"help": "Tokens at which an example is cut."})
     pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad every row to max_length, not to the longest row of its batch."}
+        default=False, metadata={"help": "Pad to max_length, not to the longest example of the batch."}
     )
     validation_fraction: float = field(
         default=0.2, metadata={"help": "Share of the training set that is split off for validation."}
     )
+    validation_rounding: str = field(
+        default="up",
+        metadata={
+            "help": "How that share is made a whole number of examples; down: as the authors' code does.",
+            "choices": ROUNDINGS,
+        },
+    )
     split_seed: int = field(default=0, metadata={"help": "Seed of that split; the runs of one study share it."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many examples of the training split only."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many examples of each other split only."}
+    )
 
 
 @dataclass
@@ -64,10 +85,14 @@ class FinetuneArguments(LBETrainingArguments):
     output_dir: str = field(default="out", metadata={"help": "Folder for checkpoints, model and metrics."})
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate; the paper: 1e-5, 3e-5, 5e-5."})
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training set."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a device and micro-batch."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a device in evaluation."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples a device and micro-batch."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples a device in evaluation."})
     train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "How batches are drawn; random: as the authors' code does."}
+        default="group_by_length",
+        metadata={
+            "help": "How batches are drawn; random: as the authors' code does.",
+            "choices": _SAMPLING_STRATEGIES,
+        },
     )
     precision: str = field(
         default="auto",
@@ -77,12 +102,15 @@ class FinetuneArguments(LBETrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints that are kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
+        default=None, metadata={"help": "Checkpoint folder to resume from, or 'last' for the last one in output_dir."}
     )
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(f"There is no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}.")
+        flags = {name for name in ("bf16", "fp16") if getattr(self, name)}
+        if len(flags) > 1 or (flags and self.precision not in {"auto", *flags}):
+            raise InputError(f"--{' and --'.join(sorted(flags))} contradict the precision: give only --precision.")
         if self.precision == "auto":
             if self.bf16 or self.fp16:
                 self.precision = "bf16" if self.bf16 else "fp16"
@@ -95,26 +123,52 @@ class FinetuneArguments(LBETrainingArguments):
         super().__post_init__()
 
 
-class Parser(HfArgumentParser):
-    """Arguments that are dataclass fields, by their full names."""
+_EXAMPLES = """Fine-tunes an encoder on a task of GLUE, with layerwise batch-entropy regularization.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+examples:
+  python -m glue_runs.finetune --task_name rte --data_dir path/to/glue --output_dir runs/rte
+  python -m glue_runs.finetune --task_name demo_cola --model_name_or_path minilm --lbe_beta 0.05
+  python -m glue_runs.finetune arguments.yaml
 
-    def error(self, message: str) -> NoReturn:
-        """One line, where argparse would print the usage of some 150 arguments before it."""
-        self.exit(2, f"error: {redact(message)} (see --help)\n")
+ARGUMENTS may stand in one JSON or YAML file, names without dashes. All arguments of transformers.TrainingArguments are
+known, too: --help_training lists them.
+"""
+
+_OFTEN_SET = ["max_steps", "weight_decay", "warmup_steps", "gradient_accumulation_steps", "seed", "use_cpu"]
+_PUSHED = ["push_to_hub", "hub_model_id", "hub_token", "hub_private_repo"]
+
+ARGUMENT_GROUPS = {
+    "encoder and examples": [each.name for cls in (ModelArguments, DataArguments) for each in fields(cls)],
+    "regularization": [each.name for each in fields(LBEArguments)],
+    "training": [*FinetuneArguments.__annotations__, *_OFTEN_SET],
+    "push to the Hub": _PUSHED,
+}
+"""The arguments that `--help` lists, by the title of their group."""
 
 
 def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
-    """Arguments from the command line, or from one JSON or YAML file whose path is the only argument."""
-    parser = _finetune_parser()
-    if len(argv) != 1 or argv[0].startswith("-"):
-        return parser.parse_args_into_dataclasses(argv)
-    try:  # YAML holds JSON, too
-        return parser.parse_yaml_file(argv[0])
-    except Exception as error:  # the parser checks neither the syntax of the file nor the types of its values
-        raise InputError(f"The arguments in {argv[0]} cannot be used: {error}") from error
+    """Arguments from the command line, or from one JSON or YAML file whose path is the only argument.
+
+    Raises:
+        InputError: a value cannot be used, or the file is none of arguments.
+    """
+    if len(argv) == 1 and not argv[0].startswith("-"):
+        try:
+            return _checked(_finetune_parser(FileParser), _finetune_parser().words(argv[0]))
+        except InputError as error:
+            raise InputError(f"The arguments in {argv[0]} cannot be used: {error}") from error
+    return _checked(_finetune_parser(), argv)
+
+
+def _checked(parser: Parser, argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
+    model_args, data_args, args = parser.into_dataclasses(argv)
+    check_values(data_args, args)
+    return model_args, data_args, args
+
+
+def given_settings(argv: list[str]) -> dict[str, Any]:
+    """What a command line gives, by name, with the type it has in the arguments; required ones may be missing."""
+    return _finetune_parser().given(argv)
 
 
 def changed_settings(argv: list[str]) -> dict[str, Any]:
@@ -130,5 +184,12 @@ def _defaults() -> dict[str, Any]:
 
 
 @lru_cache
-def _finetune_parser() -> Parser:
-    return Parser((ModelArguments, DataArguments, FinetuneArguments), prog="python -m glue_runs.finetune")
+def _finetune_parser(parser: type[Parser] = Parser) -> Parser:
+    return parser(
+        (ModelArguments, DataArguments, FinetuneArguments),
+        groups=ARGUMENT_GROUPS,
+        rest="arguments of transformers.TrainingArguments",
+        prog="python -m glue_runs.finetune",
+        usage="python -m glue_runs.finetune ARGUMENTS",
+        description=_EXAMPLES,
+    )

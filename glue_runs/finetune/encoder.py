@@ -23,8 +23,14 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """Tokenizer of the encoder; `InputError` if there is none."""
-    with _found(name_or_path) as path:
-        return AutoTokenizer.from_pretrained(path)
+    with _named_in_errors(name_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(locate(name_or_path))
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # Where the files are missing, transformers builds one that takes every word for unknown.
+        raise InputError(
+            f"Model {name_or_path!r} has no tokenizer: save it there, too, by tokenizer.save_pretrained(folder)."
+        )
+    return tokenizer
 
 
 def load_model(name_or_path: str, task: Task) -> PreTrainedModel:
@@ -33,22 +39,32 @@ def load_model(name_or_path: str, task: Task) -> PreTrainedModel:
     The head is a fresh one, unless the weights bring one of that shape.
 
     Raises:
-        InputError: there is no such model, or the installed weights are not the expected ones.
+        InputError: there is no such model, its files are damaged, or installed weights are not the expected ones.
     """
     id2label = dict(enumerate(task.labels))
     head: dict[str, Any] = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
     if not task.labels:
         head = {"num_labels": 1, "problem_type": "regression"}
-    with _found(name_or_path) as path:
-        return AutoModelForSequenceClassification.from_pretrained(path, ignore_mismatched_sizes=True, **head)
+    with _named_in_errors(name_or_path):
+        return AutoModelForSequenceClassification.from_pretrained(
+            locate(name_or_path), ignore_mismatched_sizes=True, **head
+        )
+
+
+def locate(name_or_path: str) -> str:
+    """The folder of the encoder, or its name on the Hub; `InputError` if `minilm` is not installed."""
+    return str(_minilm_path()) if name_or_path == MINILM else name_or_path
 
 
 @contextmanager
-def _found(name_or_path: str) -> Iterator[str]:
+def _named_in_errors(name_or_path: str) -> Iterator[None]:
     try:
-        yield str(_minilm_path()) if name_or_path == MINILM else name_or_path
-    except OSError as error:
-        raise InputError(f"Model {name_or_path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file is reported by whichever library reads it
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"Model {name_or_path!r} cannot be loaded: {reason}") from error
 
 
 @lru_cache

@@ -17,8 +17,9 @@ from lbe_hf.model_card import name_card
 
 from ..errors import InputError
 from ..redaction import redact
-from .arguments import FinetuneArguments, Parser
+from .arguments import FinetuneArguments
 from .card import CARD_NAME
+from .parser import Parser
 from .record import read_record
 
 logger = logging.get_logger(__name__)

@@ -21,6 +21,7 @@ from ..tasks.metrics import compute_metrics_for
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, parse
 from .card import write_card
 from .checkpoints import DamagedCheckpointError, last_checkpoint
+from .checks import check_batches
 from .encoder import load_model, load_tokenizer
 from .output import check_output_dir
 from .push import PushArguments, hub_is_ready, push_or_say_why
@@ -61,6 +62,19 @@ def tokenized_rows(
     return tokenize(official, task, load_tokenizer(model_name_or_path), max_length, pad_to_max_length)
 
 
+def split_as_told(examples: DatasetDict, data_args: DataArguments) -> DatasetDict:
+    """`split` of the official splits as the arguments tell."""
+    return split(
+        examples,
+        get_task(data_args.task_name),
+        data_args.validation_fraction,
+        data_args.split_seed,
+        data_args.validation_rounding,
+        data_args.max_train_samples,
+        data_args.max_eval_samples,
+    )
+
+
 def prepare(
     model_args: ModelArguments, data_args: DataArguments, args: FinetuneArguments
 ) -> tuple[GlueTrainer, DatasetDict]:
@@ -83,7 +97,8 @@ def prepare(
         rows = tokenized_rows(
             task.name, model_name, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length
         )
-    splits = split(rows, task, data_args.validation_fraction, data_args.split_seed)
+    splits = split_as_told(rows, data_args)
+    check_batches(splits, args)
     tokenizer = load_tokenizer(model_name)
     set_seed(args.seed)  # the classification head is drawn here
     model = load_model(model_name, task)

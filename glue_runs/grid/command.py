@@ -10,18 +10,24 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from ..analysis.report import write_report
 from ..analysis.store import ERROR_NAME, GridFolder
 from ..errors import InputError
 from ..finetune.arguments import parse
+from ..finetune.checks import check_batches
+from ..finetune.encoder import load_model
+from ..finetune.fingerprint import fingerprint
 from ..finetune.output import check_output_dir
-from ..finetune.run import tokenized_rows
+from ..finetune.run import split_as_told, tokenized_rows
 from ..redaction import redact, without_token
+from ..tasks.glue import get_task
 from .engines import choose_engine, work
 from .plan import Run, parse_grid, plan_runs
 from .progress import quiet_libraries
 from .push_chosen import push_chosen
+from .reuse import describe
 
 _DEMO_NOTE = "This is a demonstration on generated sentences. It is not GLUE: its scores say nothing about LBE there."
 
@@ -48,12 +54,12 @@ def _main(argv: list[str]) -> int:
             return 0
         check_output_dir(folder.path)
         quiet_libraries()
-        _check(runs.values())
+        descriptions = _check(folder, runs.values())
         for name in runs:
             folder.result(name)  # a damaged one is better found now than by the report
         engine = choose_engine(grid, list(runs.values()))
         command = shlex.join(["python", "-m", "glue_runs.grid", *without_token(argv)])
-        folder.add({name: run.description for name, run in runs.items()}, command)
+        folder.add(descriptions, command)
     except (ValueError, OSError) as error:
         return _report_error(error, 2)
     keep_models = "settings" if grid.push_to_hub and grid.keep_models != "all" else grid.keep_models
@@ -86,11 +92,21 @@ def _reason(folder: GridFolder, name: str) -> str:
     return f"{folder.error(name)} (traceback in {path})"
 
 
-def _check(runs: Iterable[Run]) -> None:
-    """Raise for what would make runs fail, before the first of them starts."""
+def _check(folder: GridFolder, runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
+    """Raise for what would make runs fail, before the first of them starts; else what describes each, by name."""
+    runs = list(runs)
+    fingerprints: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
-        _, data_args, _ = parse(run.argv())
-        tokenized_rows(run.task, run.model, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length)
+        _, data_args, args = parse(run.argv())
+        if (run.task, run.model) in fingerprints:
+            continue
+        examples = tokenized_rows(
+            run.task, run.model, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length
+        )
+        check_batches(split_as_told(examples, data_args), args)
+        load_model(run.model, get_task(run.task))
+        fingerprints[run.task, run.model] = fingerprint(run.model, examples)
+    return describe(folder, runs, fingerprints)
 
 
 def _print_states(folder: GridFolder, names: list[str]) -> None:

@@ -7,14 +7,15 @@ import itertools
 import json
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
-from ..finetune.arguments import EXCLUDED_FROM_RUN_ID, Parser, changed_settings
+from ..finetune.arguments import EXCLUDED_FROM_RUN_ID, changed_settings, given_settings
+from ..finetune.parser import Parser
 from ..finetune.precision import PRECISIONS, choose_precision
 from ..finetune.record import COMPARE_BY, HYPERPARAMETERS
 from ..tasks.glue import TASKS, get_task
@@ -31,9 +32,10 @@ PROTOCOLS = {
     "authors": [
         *("--pad_to_max_length", "true", "--lbe_ignore_padding", "false"),
         *("--train_sampling_strategy", "random", "--precision", "fp32"),
+        *("--dataloader_drop_last", "true", "--validation_rounding", "down"),
     ],
 }
-"""Arguments of a run that a protocol fixes; `authors` also splits the rows by the run's seed."""
+"""Arguments of a run that a protocol fixes; `authors` also splits the examples by the run's seed."""
 
 DEMO = [
     *("--tasks", "demo_rte", "demo_mrpc", "demo_cola", "--models", "minilm", "--output_dir", "runs/demo"),
@@ -43,25 +45,27 @@ DEMO = [
 ]
 """Arguments that `--demo` stands for; others may be added, or given anew."""
 
-_SWEPT = {
-    "--task_name": "--tasks",
-    "--model_name_or_path": "--models",
-    "--learning_rate": "--learning_rates",
-    "--seed": "--seeds",
-    "--lbe_alpha": "--lbe_alphas",
-    "--lbe_beta": "--lbe_betas",
-    "--lbe_target_modules": "--activations",
-    "--hub_model_id": "--hub_model_id_prefix",
+_SET_BY_THE_GRID = {
+    "task_name": "is swept by the grid: use --tasks",
+    "model_name_or_path": "is swept by the grid: use --models",
+    "learning_rate": "is swept by the grid: use --learning_rates",
+    "seed": "is swept by the grid: use --seeds",
+    "lbe_alpha": "is swept by the grid: use --lbe_alphas",
+    "lbe_beta": "is swept by the grid: use --lbe_betas",
+    "lbe_target_modules": "is swept by the grid: use --activations",
+    "hub_model_id": "differs from task to task: use --hub_model_id_prefix",
+    "bf16": "is a precision: use --precision bf16",
+    "fp16": "is a precision: use --precision fp16",
+    "resume_from_checkpoint": "is not needed: each run resumes from its own last checkpoint",
 }
+"""Arguments of `finetune` that cannot be fixed for all runs, and why."""
 
 
 @dataclass
 class GridArguments:
     """The swept values, and how the grid goes about them. Every other argument of `finetune` is fixed for all runs."""
 
-    output_dir: str = field(
-        default="runs/grid", metadata={"help": "Folder of the grid; the same one goes on with it."}
-    )
+    output_dir: str = field(default="runs/grid", metadata={"help": "Folder of the grid; the same one resumes it."})
     tasks: list[str] = field(
         default_factory=lambda: ["rte", "mrpc", "cola"], metadata={"help": f"Any of {', '.join(TASKS)}."}
     )
@@ -69,8 +73,12 @@ class GridArguments:
         default_factory=lambda: ["google-bert/bert-base-uncased"],
         metadata={"help": "Names on the Hub or local paths; 'minilm' is the encoder of the [demo] extra."},
     )
-    learning_rates: list[float] = field(default_factory=lambda: [1e-5, 3e-5, 5e-5])
-    seeds: list[int] = field(default_factory=lambda: [41, 42, 43, 44, 45])
+    learning_rates: list[float] = field(
+        default_factory=lambda: [1e-5, 3e-5, 5e-5], metadata={"help": "Peak learning rates."}
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [41, 42, 43, 44, 45], metadata={"help": "Of the head, the batches and dropout."}
+    )
     lbe_alphas: list[float] = field(default_factory=lambda: [0.2, 0.3, 0.5, 0.8], metadata={"help": "In nats."})
     lbe_betas: list[float] = field(
         default_factory=lambda: [0.005, 0.01, 0.05],
@@ -86,8 +94,11 @@ class GridArguments:
     protocol: str = field(
         default="default",
         metadata={
-            "help": "authors: rows padded to 128 and padding counted, feed-forward activations, random batches, fp32, "
-            "rows split by the run's seed. Single arguments override it.",
+            "help": "authors: as their code does. Examples padded to 128 tokens and padding counted, feed-forward "
+            "activations, random batches, fp32; examples split by the run's seed, int(0.2 n) of them for validation; "
+            "the last incomplete batch dropped in training and in evaluation. What still differs: their targets are "
+            "inside the norm that gradients are clipped by (2.958 there, 2.946 here after 20 steps). Single arguments "
+            "override it.",
             "choices": list(PROTOCOLS),
         },
     )
@@ -147,7 +158,7 @@ class GridArguments:
             "help": "Three small tasks of generated sentences and the encoder 'minilm': needs no data and no Hub."
         },
     )
-    dry_run: bool = field(default=False, metadata={"help": "Say which runs there are and how far they are, and stop."})
+    dry_run: bool = field(default=False, metadata={"help": "List the runs and how far they are, and stop."})
 
     def repository(self, task: str) -> str:
         """Where on the Hub the chosen run of a task goes."""
@@ -187,9 +198,10 @@ class Run:
         return ", ".join(self._what_is_fixed(of_lbe=False))
 
     def _what_is_fixed(self, of_lbe: bool) -> list[str]:
-        own, unfixed = self.settings, replace(self, fixed=()).settings
-        changed = sorted(name for name in own.keys() | unfixed.keys() if own.get(name) != unfixed.get(name))
-        return [f"{name}={own.get(name, 'default')}" for name in changed if name.startswith("lbe_") == of_lbe]
+        settings, without_fixed = self.settings, replace(self, fixed=()).settings
+        names = sorted(settings.keys() | without_fixed.keys())
+        changed = [name for name in names if settings.get(name) != without_fixed.get(name)]
+        return [f"{name}={settings.get(name, 'default')}" for name in changed if name.startswith("lbe_") == of_lbe]
 
     @property
     def description(self) -> dict[str, Any]:
@@ -237,26 +249,65 @@ class Run:
         return f"{self.task}-{model}-lr{self.learning_rate:g}-seed{self.seed}-{method}-{digest}"
 
 
+_EXAMPLES = """Fine-tunes an encoder over a grid of learning rates, seeds and LBE settings, and reports on it.
+
+examples:
+  python -m glue_runs.grid --demo
+  python -m glue_runs.grid --tasks rte --data_dir path/to/glue --learning_rates 3e-5 --seeds 1 2 3 --lbe_betas 0.01
+  python -m glue_runs.grid --tasks cola --models minilm --max_length 64 --output_dir runs/minilm --dry_run
+
+Every other argument of `python -m glue_runs.finetune`, as --data_dir and --max_length above, holds for all runs: its
+--help and --help_training list them.
+"""
+
+_SWEPT_VALUES = ["tasks", "models", "learning_rates", "seeds", "lbe_alphas", "lbe_betas", "activations"]
+_FOR_ALL_RUNS = ["protocol", "precision"]
+_PUSHED = ["push_to_hub", "hub_model_id_prefix", "hub_token"]
+_OTHERS = {each.name for each in fields(GridArguments)} - {*_SWEPT_VALUES, *_FOR_ALL_RUNS, *_PUSHED}
+
+_ARGUMENT_GROUPS = {
+    "swept values": _SWEPT_VALUES,
+    "for all runs": _FOR_ALL_RUNS,
+    "how the grid is worked on": _OTHERS,
+    "push to the Hub": _PUSHED,
+}
+
+
 def parse_grid(argv: list[str]) -> tuple[GridArguments, list[str]]:
-    """The grid's own arguments, checked, and those that are fixed for all runs.
+    """The grid's own arguments, checked, and those that are fixed for all runs; prints the precision it chose.
 
     Raises:
         InputError: the grid is empty or a swept value is none.
     """
-    parser = Parser(GridArguments, prog="python -m glue_runs.grid")
-    argv = [*DEMO, *argv] if "--demo" in argv else argv
-    grid, fixed = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    for argument in fixed:
-        swept = _SWEPT.get(argument.split("=")[0])
-        if swept is not None:
-            raise InputError(f"{argument.split('=')[0]} is swept by the grid: use {swept}.")
-    grid.tasks = [get_task(name).name for name in grid.tasks]
+    grid, fixed = _read_arguments(argv)
+    _check_arguments(grid, fixed)
+    _choose_what_was_left_open(grid, fixed)
+    precision = [] if grid.precision is None else ["--precision", grid.precision]
+    return grid, [*precision, *fixed]
+
+
+def _read_arguments(argv: list[str]) -> tuple[GridArguments, list[str]]:
+    program = "python -m glue_runs.grid"
+    parser = Parser(
+        GridArguments, groups=_ARGUMENT_GROUPS, prog=program, usage=f"{program} ARGUMENTS", description=_EXAMPLES
+    )
+    values, fixed = parser.parse_known_args(argv)
+    if values.demo:
+        values, fixed = parser.parse_known_args([*DEMO, *argv])
+    return parser.construct(GridArguments, vars(values)), fixed
+
+
+def _check_arguments(grid: GridArguments, fixed: list[str]) -> None:
+    for name in given_settings(fixed):
+        if name in _SET_BY_THE_GRID:
+            raise InputError(f"--{name} {_SET_BY_THE_GRID[name]}.")
+    tasks = [get_task(name).name for name in grid.tasks]
     if grid.push_to_hub:
         if grid.hub_model_id_prefix is None or len(grid.models) > 1:
             raise InputError(
                 "--push_to_hub pushes one model a task: give --hub_model_id_prefix me/name, and one of --models."
             )
-        for task in grid.tasks:
+        for task in tasks:
             validate_repo_id(grid.repository(task))
     for name, values in (("lbe_alphas", grid.lbe_alphas), ("lbe_betas", grid.lbe_betas), ("seeds", grid.seeds)):
         for value in values:
@@ -273,25 +324,28 @@ def parse_grid(argv: list[str]) -> tuple[GridArguments, list[str]]:
         raise InputError(f"--gpus_per_run must lie between 0 and 1, not {grid.gpus_per_run:g}: a run has one device.")
     if grid.max_retries < 0:
         raise InputError(f"--max_retries must be zero or positive, not {grid.max_retries}.")
+
+
+def _choose_what_was_left_open(grid: GridArguments, fixed: list[str]) -> None:
+    """Official names of the tasks, and the activations and the precision that follow from the protocol."""
+    grid.tasks = [get_task(name).name for name in grid.tasks]
     if grid.activations is None:
         grid.activations = ["feed_forward" if grid.protocol == "authors" else "hidden_states"]
     if grid.precision is None and grid.protocol != "authors":
         grid.precision = "auto"
     if grid.precision == "auto":
-        grid.precision, reason = choose_precision(use_cpu="--use_cpu" in fixed)
+        grid.precision, reason = choose_precision(use_cpu=given_settings(fixed).get("use_cpu", False))
         print(f"Precision: {grid.precision}, because {reason}.")
-    precision = [] if grid.precision is None else ["--precision", grid.precision]
-    return grid, [*precision, *fixed]
 
 
 def plan_runs(grid: GridArguments, fixed: list[str]) -> list[Run]:
     """The runs of a grid, each once, in an order in which what is done first can be compared: task, model, seed."""
     runs: dict[str, Run] = {}
     for task, model, seed, rate in itertools.product(grid.tasks, grid.models, grid.seeds, grid.learning_rates):
-        common = {"task": task, "model": model, "learning_rate": rate, "seed": seed}
+        common: dict[str, Any] = {"task": task, "model": model, "learning_rate": rate, "seed": seed}
         common |= {"protocol": grid.protocol, "fixed": tuple(fixed), "measured": grid.measured}
-        methods = [(None, None, 0.0)]
-        methods += [m for m in itertools.product(grid.activations or [], grid.lbe_alphas, grid.lbe_betas) if m[2] > 0]
+        methods: list[tuple[str | None, float | None, float]] = [(None, None, 0.0)]  # the baseline
+        methods += itertools.product(grid.activations or [], grid.lbe_alphas, [b for b in grid.lbe_betas if b > 0])
         for activations, alpha, beta in methods:
             run = Run(activations=activations, alpha=alpha, beta=beta, **common)
             runs.setdefault(run.name, run)

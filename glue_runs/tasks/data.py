@@ -1,7 +1,8 @@
-"""Rows in, from the Hub, from the official TSV files or generated; tokens out; the paper's split."""
+"""Examples in, from the Hub, from the official TSV files or generated; tokens out; the paper's split."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
@@ -16,6 +17,9 @@ from .tsv import read_tsv, tsv_path
 logger = logging.get_logger(__name__)
 
 HUB_DATASET = "nyu-mll/glue"
+
+ROUNDINGS = ("up", "down")
+"""How a share of the training set is made a whole number of examples."""
 
 
 def load_official(task: Task, data_dir: str | None) -> DatasetDict:
@@ -50,13 +54,14 @@ def tokenize(
     max_length: int,
     pad_to_max_length: bool = False,
 ) -> DatasetDict:
-    """Token ids of every row, cut at `max_length` tokens.
+    """Token ids of every example, cut at `max_length` tokens.
 
     Args:
-        pad_to_max_length: pad every row to `max_length`; otherwise batches are padded to their longest row.
+        pad_to_max_length: pad every example to `max_length`; otherwise batches are padded to their longest one.
 
     Raises:
-        InputError: `max_length` is too small for a row, or too large for the encoder.
+        InputError: `max_length` is too small for an example, or too large for the encoder; or the tokenizer knows none
+            of the words.
     """
     longest = min(tokenizer.model_max_length, 10_000)  # where the tokenizer knows no limit, it says 1e30
     if not 8 <= max_length <= longest:
@@ -68,27 +73,61 @@ def tokenize(
         return tokenizer(*texts, truncation=True, max_length=max_length, padding=padding)
 
     unused = [column for column in splits["train"].column_names if column != "label"]
-    return splits.map(encode, batched=True, remove_columns=unused, desc=f"Tokenizing {task.name}")
+    tokenized = splits.map(encode, batched=True, remove_columns=unused, desc=f"Tokenizing {task.name}")
+    says_nothing = set(tokenizer.all_special_ids)  # the unknown token is one of them
+    if all(says_nothing.issuperset(example) for example in tokenized["train"]["input_ids"]):
+        raise InputError(
+            f"The tokenizer knows none of the words of {task.name}: give an encoder with the tokenizer that it was "
+            "trained with."
+        )
+    return tokenized
 
 
-def split(official: DatasetDict, task: Task, validation_fraction: float = 0.2, split_seed: int = 0) -> DatasetDict:
+def split(
+    official: DatasetDict,
+    task: Task,
+    validation_fraction: float = 0.2,
+    split_seed: int = 0,
+    rounding: str = "up",
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+) -> DatasetDict:
     """`train` and `validation`, both from the official training set, and the official validation set as `test`.
 
-    That is the paper's split, except that the authors' code splits anew with the seed of each run: pass that seed to
-    do the same. A second official validation set (MNLI's mismatched one) becomes `test_mismatched`.
+    The training set is shuffled by the seed, and its first examples are the validation set. That is the split of the
+    authors' code if it gets the seed of the run and rounds down. A second official validation set (MNLI's mismatched
+    one) becomes `test_mismatched`.
 
     Args:
         validation_fraction: share of the official training set, between 0 and 1.
-        split_seed: the same seed always gives the same rows.
+        split_seed: the same seed always gives the same examples.
+        rounding: how that share is made a whole number, `"up"` or `"down"`.
+        max_train_samples: keep the first so many examples of `train`; None: all.
+        max_eval_samples: keep the first so many examples of each other split; None: all.
 
     Raises:
-        InputError: `validation_fraction` is out of its range.
+        InputError: `validation_fraction` is out of its range, or leaves a split without examples.
     """
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction must lie between 0 and 1, not {validation_fraction}.")
-    parts = official["train"].train_test_split(test_size=validation_fraction, seed=split_seed)
+    count = len(official["train"])
+    share = (math.ceil if rounding == "up" else math.floor)(validation_fraction * count)
+    if not 0 < share < count:
+        raise InputError(
+            f"validation_fraction {validation_fraction} makes {share} of {count} training examples of {task.name} the "
+            "validation set: both parts need at least one."
+        )
+    parts = official["train"].train_test_split(test_size=share, seed=split_seed)
     tests = {name_as_test(name): official[name] for name in task.test_splits}
-    return DatasetDict(train=parts["train"], validation=parts["test"], **tests)
+    evaluated = {"validation": parts["test"], **tests}
+    return DatasetDict(
+        train=_first(parts["train"], max_train_samples),
+        **{name: _first(examples, max_eval_samples) for name, examples in evaluated.items()},
+    )
+
+
+def _first(examples: Dataset, count: int | None) -> Dataset:
+    return examples if count is None else examples.select(range(min(count, len(examples))))
 
 
 def name_as_test(official_split: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
 from ..errors import InputError
+from .files import check_is_file
 from .glue import Task
 
 logger = logging.get_logger(__name__)
@@ -21,16 +23,18 @@ def tsv_path(data_dir: str, task: Task, split: str) -> Path:
 
 
 def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
-    """Rows of one official GLUE file, which quotes nothing: a quotation mark is a character like any other.
+    """Examples of one official GLUE file, which quotes nothing: a quotation mark is a character like any other.
 
     Raises:
-        InputError: the file is missing or empty, or a line has the wrong number of columns or an unknown label.
+        InputError: the file is missing, empty or no text; or a line has the wrong number of columns or an unknown
+            label.
     """
     rows: list[dict[str, Any]] = []
     broken = 0
     try:
+        check_is_file(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            lines = csv.reader(_without_nul(file, path), delimiter="\t", quoting=csv.QUOTE_NONE)
             columns, width = _columns(path, task, lines)
             for cells in lines:
                 place = f"{path}, line {lines.line_num}"
@@ -45,11 +49,21 @@ def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
         raise InputError(f"{path} cannot be read ({error.strerror}): --data_dir is the folder above it.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except csv.Error as error:
+        raise InputError(f"{path}, line {lines.line_num}: {error}: it is no official file of {task.name}.") from error
     if not rows:
-        raise InputError(f"{path} has no rows.")
+        raise InputError(f"{path} has no examples.")
     if broken:
-        logger.warning(f"{path}: {broken} rows lack columns and are left out.")
+        logger.warning(f"{path}: {broken} lines lack columns and are left out.")
     return rows
+
+
+def _without_nul(file: Iterable[str], path: Path) -> Iterator[str]:
+    """The lines; some versions of the csv module take NUL for text, and a tokenizer drops it."""
+    for number, line in enumerate(file, 1):
+        if "\0" in line:
+            raise InputError(f"{path}, line {number}: it has NUL bytes and is therefore no text.")
+        yield line
 
 
 def _columns(path: Path, task: Task, lines: Iterator[list[str]]) -> tuple[dict[str, int], int]:
@@ -67,6 +81,9 @@ def _label(text: str, task: Task, place: str) -> int | float:
             raise InputError(f"{place}: label {text!r} is none of {', '.join(task.tsv_labels)}.")
         return task.tsv_labels.index(text)
     try:
-        return float(text)
+        score = float(text)
     except ValueError:
-        raise InputError(f"{place}: score {text!r} is not a number.") from None
+        score = math.nan
+    if not math.isfinite(score):
+        raise InputError(f"{place}: score {text!r} is not a number.")
+    return score

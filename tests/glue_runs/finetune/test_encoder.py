@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import pytest
 
 from glue_runs.errors import InputError
@@ -40,3 +43,17 @@ def test_minilm_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_model_that_does_not_exist() -> None:
     with pytest.raises(InputError, match="Model 'nobody/nothing' cannot be loaded"):
         load_model("nobody/nothing", TASKS["rte"])
+
+
+def test_a_folder_without_a_tokenizer(tiny_encoder: str, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(tiny_encoder) / name, tmp_path)
+    with pytest.raises(InputError, match=r"has no tokenizer: save it there, too"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_damaged_weights(tiny_encoder: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"cannot be loaded: .*header"):
+        load_model(str(tmp_path), TASKS["rte"])

@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from glue_runs.finetune import run as finetune
 from glue_runs.finetune.arguments import parse
 from glue_runs.finetune.checkpoints import last_checkpoint
-from glue_runs.finetune.run import main
+from glue_runs.finetune.run import main, prepare
+from glue_runs.grid.plan import PROTOCOLS
 from glue_runs.tasks.glue import TASKS
 from lbe_hf.targets import TARGETS_NAME
 
@@ -186,6 +187,21 @@ def test_a_damaged_checkpoint_is_one_line(
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(f"error: {checkpoint} cannot be resumed from (SafetensorError: ")
     assert last.endswith("give an older one, or start without --resume_from_checkpoint.")
+
+
+@pytest.mark.parametrize(
+    ("task", "steps", "tested"),
+    # Training steps of an epoch and examples that are evaluated, as the authors' code has them: both whole batches.
+    [("rte", 1992 // 32, 256), ("mrpc", (3668 - 733) // 32, 384), ("cola", (8551 - 1710) // 32, 1024)],
+)
+def test_protocol_of_the_authors_drops_incomplete_batches(
+    task: str, steps: int, tested: int, glue_data_dir: Path, tiny_encoder: str, tmp_path: Path
+) -> None:
+    arguments = ["--task_name", task, "--data_dir", str(glue_data_dir), "--model_name_or_path", tiny_encoder]
+    arguments += ["--output_dir", str(tmp_path), "--use_cpu", "--max_length", "16", "--report_to", "none"]
+    trainer, splits = prepare(*parse([*arguments, *PROTOCOLS["authors"]]))
+    assert len(trainer.get_train_dataloader()) == steps
+    assert len(trainer.predict(splits["test"]).predictions) == tested  # type: ignore[arg-type]
 
 
 RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"

@@ -1,5 +1,6 @@
 import errno
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,25 @@ def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
     assert f"error: {damaged} is damaged" in capfd.readouterr().err
 
 
+def test_another_model_under_the_same_path_is_refused(
+    four_runs: list[str], tiny_encoder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import tiny
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_encoder, model)
+    arguments = [*four_runs, "--models", str(model), "--seeds", "1", "--max_steps", "1", "--use_cpu"]
+    arguments += ["--output_dir", str(tmp_path / "grid")]
+    assert main(arguments) == 0
+    tiny.save_encoder(model, hidden_dropout_prob=0.3)
+    capfd.readouterr()
+    assert main(arguments) == 2
+    assert "was trained on other weights than it would be now" in capfd.readouterr().err.strip().splitlines()[-1]
+    for run in (tmp_path / "grid" / "runs").iterdir():
+        shutil.rmtree(run)
+    assert main(arguments) == 0
+
+
 def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from glue_runs.finetune import run as finetune
 
@@ -201,6 +221,10 @@ def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypat
         ("--engine slurm", "invalid choice: 'slurm'"),
         ("--tasks demo_rte --lbe_betta 1", "--lbe_betta"),
         ("--tasks demo_rte --lbe_samples rows", "invalid choice: 'rows'"),
+        ("--tasks demo_rte --learning-rate 1e-5", "--learning_rate is swept by the grid"),
+        ("--tasks demo_rte --per_device_train_batch_size 0", "per_device_train_batch_size must be at least 1"),
+        ("--tasks demo_rte --label_names gold", "label_names must be labels"),
+        ("--tasks demo_rte --models {encoder} --validation_fraction 2", "validation_fraction must be between 0 and 1"),
         ("--tasks demo_rte --models nobody/nothing", "Model 'nobody/nothing' cannot be loaded"),
         ("--tasks rte --data_dir /nowhere", "/nowhere/RTE/train.tsv cannot be read"),
         ("--tasks demo_rte --models {encoder} --output_dir {folder}/something/grid", "something is a file"),

@@ -44,6 +44,21 @@ def test_what_changes_results_changes_every_name(argument: str) -> None:
     assert not {run.name for run in plain} & {run.name for run in changed}
 
 
+def test_every_spelling_makes_the_same_runs() -> None:
+    plain = runs_of(*SMALL, "--max_length", "64", "--lbe_ignore_padding", "false")
+    dashes = runs_of(*[word.replace("_", "-") for word in SMALL], "--max-length=64", "--no-lbe-ignore-padding")
+    assert [run.name for run in plain] == [run.name for run in dashes]
+    assert [run.settings for run in plain] == [run.settings for run in dashes]
+
+
+def test_the_cpu_is_used_in_every_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("glue_runs.grid.plan.choose_precision", lambda use_cpu: asked.append(use_cpu) or ("fp32", ""))
+    for argument in ("--use_cpu", "--use-cpu=true", "--use_cpu false"):
+        parse_grid([*SMALL[:-2], *argument.split()])
+    assert asked == [True, True, False]
+
+
 def test_settings_of_lbe_are_not_those_of_the_baseline() -> None:
     plain, changed = runs_of(*SMALL), runs_of(*SMALL, "--lbe_alpha_min", "0.1")
     assert [left.name == right.name for left, right in zip(plain, changed, strict=True)] == [True, False]
@@ -88,6 +103,7 @@ def test_protocol_of_the_authors() -> None:
     _, data_args, args = parse(run.argv())
     assert (data_args.pad_to_max_length, data_args.max_length, data_args.split_seed) == (True, 128, 7)
     assert (args.lbe_ignore_padding, args.train_sampling_strategy, args.precision) == (False, "random", "fp32")
+    assert (args.dataloader_drop_last, data_args.validation_rounding) == (True, "down")
     assert run.activations == "feed_forward"
     overriding = f"{arguments} --precision bf16 --activations hidden_states --split_seed 0 --pad_to_max_length false"
     run = plan_runs(*parse_grid(overriding.split()))[1]
@@ -114,6 +130,12 @@ def test_beta_zero_is_the_baseline_and_repeated_values_count_once() -> None:
         ("--workers 0", "--workers must be auto or at least 1, not 0"),
         ("--workers all", "--workers must be auto or at least 1, not all"),
         ("--seed=3", "--seed is swept by the grid: use --seeds"),
+        ("--learning-rate 1e-5", "--learning_rate is swept by the grid: use --learning_rates"),
+        ("--max_length 64 --lbe-beta=5", "--lbe_beta is swept by the grid: use --lbe_betas"),
+        ("--task-name rte", "--task_name is swept by the grid: use --tasks"),
+        ("--hub-model-id me/model", "--hub_model_id differs from task to task: use --hub_model_id_prefix"),
+        ("--resume-from-checkpoint last", "--resume_from_checkpoint is not needed"),
+        ("--bf16", "--bf16 is a precision: use --precision bf16"),
     ],
 )
 def test_bad_values(arguments: str, message: str) -> None:

@@ -45,6 +45,41 @@ def test_both_validation_sets_of_mnli_are_tests() -> None:
     assert sizes == {"train": 8, "validation": 2, "test": 2, "test_mismatched": 3}
 
 
+def numbered(count: int) -> DatasetDict:
+    return DatasetDict(
+        {name: Dataset.from_dict({"label": list(range(count))}) for name in ("train", *DEMO.test_splits)}
+    )
+
+
+def test_split_of_the_authors() -> None:
+    shuffled = numbered(13)["train"].shuffle(seed=3)["label"][:]
+    parts = split(numbered(13), DEMO, 0.2, split_seed=3, rounding="down")
+    assert parts["validation"]["label"][:] == shuffled[: int(0.2 * 13)]
+    assert parts["train"]["label"][:] == shuffled[int(0.2 * 13) :]
+    assert len(split(numbered(13), DEMO, 0.2, split_seed=3)["validation"]) == 3
+
+
+def test_the_first_samples_are_kept() -> None:
+    whole = split(numbered(20), DEMO)
+    few = split(numbered(20), DEMO, max_train_samples=5, max_eval_samples=2)
+    assert {name: part["label"][:] for name, part in few.items()} == {
+        name: part["label"][: 5 if name == "train" else 2] for name, part in whole.items()
+    }
+    assert len(split(numbered(20), DEMO, max_train_samples=99)["train"]) == 16
+
+
+@pytest.mark.parametrize(("count", "rounding"), [(4, "down"), (1, "up")])
+def test_a_split_without_examples(count: int, rounding: str) -> None:
+    with pytest.raises(InputError, match=f"of {count} training examples of demo_rte the validation set: both parts"):
+        split(numbered(count), DEMO, rounding=rounding)
+
+
+def test_a_tokenizer_that_knows_no_word(tiny_encoder: str) -> None:
+    texts = Dataset.from_dict({"sentence1": ["1", "2"], "sentence2": ["3", "4"], "label": [0, 1]})
+    with pytest.raises(InputError, match="The tokenizer knows none of the words of demo_rte"):
+        tokenize(DatasetDict(train=texts), DEMO, load_tokenizer(tiny_encoder), max_length=16)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
 def test_fraction_out_of_range(fraction: float) -> None:
     with pytest.raises(InputError, match="validation_fraction must lie between 0 and 1"):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_scores_of_a_regression(tmp_path: Path) -> None:
 def test_known_broken_rows_are_left_out_and_said(tmp_path: Path, warnings_of: Any) -> None:
     path = write(tmp_path, QQP + "0\t1\t2\tWho?\tWhom?\t1\n1\t3\t4\tcut off\n2\t5\t6\tWhy?\tWhen?\t0\n")
     assert [row["label"] for row in read_tsv(path, TASKS["qqp"])] == [1, 0]
-    assert f"{path}: 1 rows lack columns and are left out." in warnings_of()
+    assert f"{path}: 1 lines lack columns and are left out." in warnings_of()
 
 
 @pytest.mark.parametrize(
@@ -62,9 +63,11 @@ def test_known_broken_rows_are_left_out_and_said(tmp_path: Path, warnings_of: An
     [
         (RTE + "0\ta\tb\tentailment\n1\ta\tentailment\n", r"train.tsv, line 3: 3 columns, expected 4"),
         (RTE + "0\ta\tb\tmaybe\n", r"line 2: label 'maybe' is none of entailment, not_entailment"),
-        (RTE, "has no rows"),
+        (RTE, "has no examples"),
         ("", "has no column 'sentence1' in line 1: it is no official file of rte"),
         (b"index\t\xff\xfe\n", "is not UTF-8 text"),
+        (RTE + "0\ta\0\tb\tentailment\n", "line 2: it has NUL bytes"),
+        (RTE + f"0\t{'a' * 131_073}\tb\tentailment\n", r"line 2: field larger than field limit \(131072\)"),
     ],
 )
 def test_malformed_files(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -75,6 +78,19 @@ def test_malformed_files(tmp_path: Path, content: str | bytes, message: str) -> 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"RTE/train.tsv cannot be read .*--data_dir is the folder above"):
         read_tsv(tsv_path(str(tmp_path), TASKS["rte"], "train"), TASKS["rte"])
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a named pipe or a device"), (tmp_path, "a folder")):
+        with pytest.raises(InputError, match=f"{path} is {kind}, not a file"):
+            read_tsv(path, TASKS["rte"])
+
+
+def test_a_score_is_finite(tmp_path: Path) -> None:
+    path = write(tmp_path, "sentence1\tsentence2\tscore\na\tb\tnan\n")
+    with pytest.raises(InputError, match="line 2: score 'nan' is not a number"):
+        read_tsv(path, TASKS["stsb"])
 
 
 def test_names_of_the_official_files() -> None:

@@ -1,0 +1,98 @@
+"""Values that no run can be trained with, found before the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sized
+from typing import Any
+
+from ..errors import InputError
+from ..tasks.glue import get_task
+
+_SEED = (0, 2**32 - 1)
+_LARGEST = 2**31 - 1
+_AT_LEAST_ONE = (1, _LARGEST)
+_NOT_NEGATIVE = (0, math.inf)
+
+_RANGES = {
+    "per_device_train_batch_size": _AT_LEAST_ONE,
+    "per_device_eval_batch_size": _AT_LEAST_ONE,
+    "gradient_accumulation_steps": _AT_LEAST_ONE,
+    "eval_accumulation_steps": _AT_LEAST_ONE,
+    "max_length": _AT_LEAST_ONE,
+    "max_train_samples": _AT_LEAST_ONE,
+    "max_eval_samples": _AT_LEAST_ONE,
+    "dataloader_num_workers": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "adam_epsilon": _NOT_NEGATIVE,
+    "max_grad_norm": _NOT_NEGATIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+    "label_smoothing_factor": (0, 1),
+    "seed": _SEED,
+    "data_seed": _SEED,
+    "split_seed": _SEED,
+}
+"""Lowest and highest value of a setting, both allowed; infinity is not."""
+
+_POSITIVE = ("learning_rate", "logging_steps", "save_steps", "eval_steps")
+_BETWEEN_0_AND_1 = ("validation_fraction",)
+_BELOW_1 = ("adam_beta1", "adam_beta2")
+
+_NEEDED_FOR_METRICS = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
+_LABEL_NAMES = ["labels"]
+_MAPPINGS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs")
+
+
+def check_values(data_args: Any, args: Any) -> None:
+    """Check `DataArguments` and `FinetuneArguments` by their values alone.
+
+    Raises:
+        InputError: there is no such task, or a value is outside its range; the message names the first one.
+    """
+    task = get_task(data_args.task_name)
+    values = {**vars(data_args), **vars(args)}
+    for name, (lowest, highest) in _RANGES.items():
+        at_most = "" if highest in (math.inf, _LARGEST) else f" and at most {highest}"
+        _require(name, values[name], f"at least {lowest}{at_most}", lambda v, a=lowest, b=highest: a <= v <= b)
+    for name in _POSITIVE:
+        _require(name, values[name], "positive", lambda v: v > 0)
+    for name in _BETWEEN_0_AND_1:
+        _require(name, values[name], "between 0 and 1", lambda v: 0 < v < 1)
+    for name in _BELOW_1:
+        _require(name, values[name], "at least 0 and below 1", lambda v: 0 <= v < 1)
+    steps = "at least 1, or -1 to train by epochs"
+    _require("max_steps", args.max_steps, steps, lambda v: 1 <= v <= _LARGEST or v == -1)
+    if args.max_steps == -1:
+        _require("num_train_epochs", args.num_train_epochs, "positive", lambda v: v > 0)
+    for name, needed in _NEEDED_FOR_METRICS.items():
+        if values[name] != needed:
+            raise InputError(f"{name} must be {str(needed).lower()}, or there are no metrics: leave it out.")
+    for name in _MAPPINGS:  # activation checkpointing had another name before
+        if not isinstance(values.get(name), dict | None):
+            raise InputError(f"{name} must be a JSON mapping, not {values[name]}.")
+    if args.label_names not in (None, _LABEL_NAMES):
+        raise InputError(f"label_names must be {_LABEL_NAMES[0]}, not {' '.join(args.label_names)}: leave it out.")
+    metrics = ["loss", *task.scores]
+    best = args.metric_for_best_model
+    if best is not None and best.removeprefix("eval_") not in metrics:
+        raise InputError(f"metric_for_best_model must be one of {', '.join(metrics)}, not {best}.")
+
+
+def check_batches(splits: Mapping[str, Sized], args: Any) -> None:
+    """Raise an `InputError` if a split has no whole batch and `dataloader_drop_last` leaves it out."""
+    if not args.dataloader_drop_last:
+        return
+    for name, examples in splits.items():
+        batch_size = args.train_batch_size if name == "train" else args.eval_batch_size
+        if len(examples) < batch_size:
+            kind = "train" if name == "train" else "eval"
+            raise InputError(
+                f"dataloader_drop_last leaves out all {len(examples)} {name} examples, which do not fill a batch of "
+                f"{batch_size}: give a smaller --per_device_{kind}_batch_size."
+            )
+
+
+def _require(name: str, value: float | None, rule: str, holds: Any) -> None:
+    """None is a value that was not given."""
+    if value is not None and not (math.isfinite(value) and holds(value)):
+        raise InputError(f"{name} must be {rule}, not {value:g}.")

@@ -1,0 +1,235 @@
+"""Command lines and argument files, both checked by argparse, and a help that fits on a screen or two."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..errors import InputError
+from ..redaction import redact
+from ..tasks.files import check_is_file
+
+
+class Parser(HfArgumentParser):
+    """Arguments that are dataclass fields, by their full names.
+
+    Args:
+        dataclass_types: as `HfArgumentParser` takes them.
+        groups: names of fields by the title of their group in the help.
+        rest: title of the group of all other fields, which only `--help_training` lists. None: there are none.
+        kwargs: as `argparse.ArgumentParser` takes them.
+    """
+
+    def __init__(
+        self,
+        dataclass_types: Any,
+        groups: Mapping[str, Collection[str]] | None = None,
+        rest: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        options = {"allow_abbrev": False, "formatter_class": _HelpFormatter, **kwargs}
+        super().__init__([], **options)
+        self._group_of: dict[str, Any] = {}
+        for title, names in (groups or {}).items():
+            self._group_of |= dict.fromkeys(names, self.add_argument_group(title))
+        self._rest = None if rest is None else self.add_argument_group(rest)
+        if rest is not None:
+            self.add_argument("--help_training", action=_HelpTraining, help=f"List the {rest}, too.")
+        self.dataclass_types = [dataclass_types] if isinstance(dataclass_types, type) else list(dataclass_types)
+        for dataclass_type in self.dataclass_types:
+            self._add_dataclass_arguments(dataclass_type)
+
+    def _parse_dataclass_field(self, parser: Any, field: dataclasses.Field[Any]) -> None:  # type: ignore[override]
+        super()._parse_dataclass_field(self._group_of.get(field.name, self._rest or parser), field)
+
+    def format_help(self) -> str:
+        """The help without the arguments of the rest."""
+        groups = self._action_groups
+        self._action_groups = [group for group in groups if group is not self._rest]
+        try:
+            return super().format_help()
+        finally:
+            self._action_groups = groups
+
+    def format_whole_help(self) -> str:
+        """The help with all arguments."""
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the usage of some 150 arguments before it."""
+        self.exit(2, f"error: {redact(' '.join(message.split()))} (see --help)\n")
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse does, which makes an empty list of `--name=--`, whatever the type of the argument."""
+        values, rest = super().parse_known_args(*args, **kwargs)
+        for name, value in vars(values).items():
+            if value == [] != self.get_default(name):
+                self.error(f"argument --{name}: expected one argument")
+        return values, rest
+
+    def into_dataclasses(self, argv: list[str]) -> tuple[Any, ...]:
+        """As `parse_args_into_dataclasses`, but unknown arguments are an error of the parser's.
+
+        No `.args` file beside the program is read: it would change what is trained and not the identity of a run.
+
+        Raises:
+            InputError: a value is refused by a dataclass.
+        """
+        values = vars(self.parse_args(argv))
+        return tuple(self.construct(dataclass_type, values) for dataclass_type in self.dataclass_types)
+
+    @staticmethod
+    def construct(dataclass_type: type, values: Mapping[str, Any]) -> Any:
+        """An instance of the dataclass from the parsed values; `InputError` where it refuses one of them."""
+        names = {field.name for field in dataclasses.fields(dataclass_type) if field.init}
+        try:
+            return dataclass_type(**{name: value for name, value in values.items() if name in names})
+        except Exception as error:  # TrainingArguments refuses values by errors of any kind
+            raise InputError(f"{error}") from error
+
+    def given(self, argv: list[str]) -> dict[str, Any]:
+        """Values of those arguments that the command line gives, by name, however they are spelled."""
+        defaults = argparse.Namespace(**dict.fromkeys(self._names, _NOT_GIVEN))
+        values = vars(self._without_required.parse_args(argv, defaults))
+        return {name: value for name, value in values.items() if value is not _NOT_GIVEN}
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [field.name for each in self.dataclass_types for field in dataclasses.fields(each) if field.init]
+
+    @cached_property
+    def _without_required(self) -> Parser:
+        parser = Parser(self.dataclass_types)
+        for action in parser._actions:
+            action.required = False
+        return parser
+
+    def words(self, path: str) -> list[str]:
+        """The command line that a JSON or YAML file stands for.
+
+        Raises:
+            InputError: it is not a mapping of names to values, or a name stands there twice.
+        """
+        try:
+            check_is_file(Path(path))
+            loader = _Loader(Path(path).read_text(encoding="utf-8"))
+            return self._words(loader, loader.get_single_node())
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise InputError(f"{error}") from error
+
+    def _words(self, loader: _Loader, node: yaml.Node | None) -> list[str]:
+        if not isinstance(node, yaml.MappingNode):
+            raise InputError("they must be a mapping of names to values.")
+        loader.check_unique(node)
+        words: list[str] = []
+        for key, value in node.value:
+            name = str(key.value).replace("-", "_")
+            if isinstance(value, yaml.ScalarNode):
+                words += _scalar(name, value)
+            elif isinstance(value, yaml.SequenceNode) and name not in _JSON_LISTS:
+                if len(value.value) != 1 and not self._takes_several(name):
+                    raise InputError(f"{name} takes one value, not a list.")
+                words += [f"--{name}", *(_item(name, item) for item in value.value)]
+            else:
+                words.append(f"--{name}={json.dumps(loader.construct_object(value, deep=True))}")
+        return words
+
+    def _takes_several(self, name: str) -> bool:
+        action = self._option_string_actions.get(f"--{name}")
+        return action is not None and action.nargs == "+"
+
+
+class FileParser(Parser):
+    """A parser whose errors are to be completed by the name of the file."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+_NOT_GIVEN = object()
+
+_JSON_LISTS = {"lbe_target_modules"}
+"""Lists that are JSON on the command line."""
+
+
+class _HelpTraining(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: Any, *args: Any, **kwargs: Any) -> None:
+        print(parser.format_whole_help(), end="")
+        parser.exit()
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """One spelling of each argument, the default behind its help, and the description as it is written."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=119)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        values = self._format_args(action, _type_name(action)) if action.nargs != 0 else ""
+        return f"{_long(action)} {values}".strip()
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        tells_it = "default" in (action.help or "").lower()
+        if action.default in (None, argparse.SUPPRESS) or action.nargs == 0 or action.required or tells_it:
+            return action.help
+        return f"{action.help or ''} (default: {_words_of_default(action.default)})"
+
+
+def _long(action: argparse.Action) -> str:
+    return next((option for option in action.option_strings if option.startswith("--")), action.option_strings[0])
+
+
+def _words_of_default(value: Any) -> str:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(str(item).lower() if isinstance(item, bool) else str(item) for item in items).replace("%", "%%")
+
+
+def _type_name(action: argparse.Action) -> str:
+    if action.choices is not None:
+        return "{" + ",".join(str(choice) for choice in action.choices) + "}"
+    return {"int": "INT", "float": "FLOAT", "string_to_bool": "BOOL"}.get(getattr(action.type, "__name__", ""), "TEXT")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `5e-5` is a number, as in YAML 1.2 and JSON, and a key stands once."""
+
+    def check_unique(self, node: yaml.MappingNode) -> None:
+        names = [str(key.value).replace("-", "_") for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{name} stands there more than once.")
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.check_unique(node)
+        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _scalar(name: str, node: yaml.ScalarNode) -> list[str]:
+    if node.tag == "tag:yaml.org,2002:null":
+        raise InputError(f"{name} is null: leave it out to take its default.")
+    return [f"--{name}={node.value}"]
+
+
+def _item(name: str, node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode) or re.match(r"-(?!\d)", node.value):
+        raise InputError(f"{name} must be a list of plain values.")
+    return str(node.value)

@@ -1,0 +1,54 @@
+import pytest
+
+from glue_runs.errors import InputError
+from glue_runs.finetune.arguments import parse
+from glue_runs.finetune.checks import check_batches
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--per_device_train_batch_size 0", "per_device_train_batch_size must be at least 1, not 0"),
+        ("--per_device_eval_batch_size -2", "per_device_eval_batch_size must be at least 1, not -2"),
+        ("--validation_fraction 2", "validation_fraction must be between 0 and 1, not 2"),
+        ("--learning_rate nan", "learning_rate must be positive, not nan"),
+        ("--learning_rate inf", "learning_rate must be positive, not inf"),
+        ("--max_length 0", "max_length must be at least 1, not 0"),
+        ("--max_train_samples 0", "max_train_samples must be at least 1, not 0"),
+        ("--num_train_epochs 0", "num_train_epochs must be positive, not 0"),
+        ("--max_steps 0", "max_steps must be at least 1, or -1"),
+        ("--adam_beta1 1", "adam_beta1 must be at least 0 and below 1, not 1"),
+        ("--split_seed -1", "split_seed must be at least 0 and at most 4294967295, not -1"),
+        ("--label_names gold", "label_names must be labels, not gold"),
+        ("--prediction_loss_only true", "prediction_loss_only must be false"),
+        ("--metric_for_best_model f1", "metric_for_best_model must be one of loss, accuracy, not f1"),
+        ("--lr_scheduler_kwargs [", r"lr_scheduler_kwargs must be a JSON mapping, not \["),
+        ("--precision fp32 --bf16", "--bf16 contradict the precision"),
+        ("--bf16 --fp16", "--bf16 and --fp16 contradict the precision"),
+    ],
+)
+def test_bad_values(argument: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(["--task_name", "rte", "--use_cpu", *argument.split()])
+
+
+def test_epochs_do_not_matter_beside_steps() -> None:
+    assert parse(["--task_name", "rte", "--use_cpu", "--num_train_epochs", "0", "--max_steps", "1"])[2].max_steps == 1
+
+
+@pytest.mark.parametrize(
+    "argument", ["--train_sampling_strategy shuffled", "--validation_rounding half", "--optim adamm", "--seed=--"]
+)
+def test_values_that_are_no_choice(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["--task_name", "rte", *argument.split()])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: argument {argument.replace('=', ' ').split()[0]}")
+
+
+def test_a_split_without_a_whole_batch() -> None:
+    arguments = ["--task_name", "rte", "--use_cpu", "--per_device_eval_batch_size", "4"]
+    splits = {"train": [0] * 40, "validation": [0] * 3}
+    check_batches(splits, parse(arguments)[2])
+    with pytest.raises(InputError, match="leaves out all 3 validation examples, which do not fill a batch of 4"):
+        check_batches(splits, parse([*arguments, "--dataloader_drop_last", "true"])[2])
