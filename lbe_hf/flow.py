@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 import transformers
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset, load_from_disk  # type: ignore[import-untyped]
-from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
-from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder  # type: ignore[import-untyped]
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder  # type: ignore[import-untyped]
+from datasets import Dataset, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PretrainedConfig
 
 _FORMATS = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}

@@ -42,7 +42,7 @@ def is_complete(checkpoint: Path, with_targets: bool = False) -> bool:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     except Exception:  # of whatever a damaged file may hold
         return False
-    return state.global_step == _step(checkpoint)
+    return bool(state.global_step == _step(checkpoint))
 
 
 def _step(checkpoint: Path) -> int | None:

@@ -46,9 +46,10 @@ def load_model(name_or_path: str, task: Task) -> PreTrainedModel:
     if not task.labels:
         head = {"num_labels": 1, "problem_type": "regression"}
     with _named_in_errors(name_or_path):
-        return AutoModelForSequenceClassification.from_pretrained(
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             locate(name_or_path), ignore_mismatched_sizes=True, **head
         )
+    return model
 
 
 def locate(name_or_path: str) -> str:

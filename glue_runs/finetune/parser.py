@@ -44,7 +44,8 @@ class Parser(HfArgumentParser):
         self._rest = None if rest is None else self.add_argument_group(rest)
         if rest is not None:
             self.add_argument("--help_training", action=_HelpTraining, help=f"List the {rest}, too.")
-        self.dataclass_types = [dataclass_types] if isinstance(dataclass_types, type) else list(dataclass_types)
+        alone = isinstance(dataclass_types, type)
+        self.dataclass_types = [dataclass_types] if alone else list(dataclass_types)
         for dataclass_type in self.dataclass_types:
             self._add_dataclass_arguments(dataclass_type)
 
@@ -204,7 +205,7 @@ def _type_name(action: argparse.Action) -> str:
     return {"int": "INT", "float": "FLOAT", "string_to_bool": "BOOL"}.get(getattr(action.type, "__name__", ""), "TEXT")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML in which `5e-5` is a number, as in YAML 1.2 and JSON, and a key stands once."""
 
     def check_unique(self, node: yaml.MappingNode) -> None:

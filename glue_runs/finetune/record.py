@@ -151,7 +151,7 @@ def peak_memory_mib() -> float | None:
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -144,13 +145,14 @@ class RayEngine:
         if address is not None:
             _check_answers(address)
         try:
-            ray.init(address or "local", log_to_driver=False, logging_level="error", **({} if address else here))
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else here))
         except ConnectionError as error:
             raise InputError(f"--ray_address {address} does not answer ({str(error).splitlines()[0]}).") from error
-        offered = ray.cluster_resources()
+        offered = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self.cpus, self.gpus = cpus, min(1.0, offered.get("GPU", 0.0)) if gpus is None else gpus
         self.max_retries = max_retries
-        largest = {kind: max(node["Resources"].get(kind, 0.0) for node in ray.nodes()) for kind in ("CPU", "GPU")}
+        machines = [node["Resources"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
+        largest = {kind: max(machine.get(kind, 0.0) for machine in machines) for kind in ("CPU", "GPU")}
         for kind, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
             if wanted > largest[kind]:
                 ray.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import warnings
+from logging import WARNING, Filter, LogRecord
 from typing import Any
 
 import datasets
@@ -38,10 +39,15 @@ def show_run(trainer: Trainer, name: str) -> None:
         trainer.add_callback(RunBar(name))
 
 
+class _MoreThanWarnings(Filter):
+    def filter(self, record: LogRecord) -> bool:
+        return record.levelno > WARNING
+
+
 def quiet_libraries() -> None:
     """Keep the bars of loading and tokenizing, and notes on the fresh head and the loader, from repeating each run."""
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator is found")
     datasets.disable_progress_bars()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # A filter and not a level: above WARNING, this logger also reports on tensor parallelism.
-    logging.get_logger("transformers.modeling_utils").addFilter(lambda record: record.levelno > logging.WARNING)
+    logging.get_logger("transformers.modeling_utils").addFilter(_MoreThanWarnings())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import joblib  # type: ignore[import-untyped]
-import psutil  # type: ignore[import-untyped]
+import joblib
+import psutil
 import torch
 
 from ..finetune.arguments import parse

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..analysis.store import GRID_NAME, GridFolder
 from ..errors import InputError
-from ..finetune.run import last_checkpoint
+from ..finetune.checkpoints import last_checkpoint
 from .plan import Run
 
 TRAINED_ON = "trained_on"
@@ -46,7 +46,7 @@ def describe(
         if changed:
             raise InputError(
                 f"{run.name} was trained on other {' and '.join(changed)} than it would be now: "
-                f"give another --output_dir, or delete {folder.folder(run.name)}."
+                f"give another --output_dir, or delete {folder.run_dir(run.name)}."
             )
     if unchecked:
         print(f"{unchecked} runs were begun before what they are trained on was recorded: they are reused unchecked.")
@@ -55,4 +55,4 @@ def describe(
 
 def _is_begun(folder: GridFolder, name: str) -> bool:
     """A run that failed, or was interrupted before its first checkpoint, starts anew on what is there now."""
-    return folder.state(name) in ("done", "running") or last_checkpoint(str(folder.folder(name))) is not None
+    return folder.state(name) in ("done", "running") or last_checkpoint(str(folder.run_dir(name))) is not None

@@ -23,7 +23,7 @@ _METRICS: dict[str, Callable[[Any, Any], float]] = {
 }
 
 
-class GlueMetric(evaluate.Metric):
+class GlueMetric(evaluate.Metric):  # type: ignore[misc]
     """The metrics of one GLUE task; what `evaluate.load("glue", task)` gives, which fetches a script from the Hub.
 
     A task with two metrics has their mean, too, as `combined_score`.
