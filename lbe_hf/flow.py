@@ -7,10 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import datasets
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from .diagnosis import InformationFlow, information_flow
@@ -47,8 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if flow.is_healthy else 1
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage before it."""
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lbe-flow",
         description="Prints what each layer of a model lets through on real examples, and the verdict.",
         epilog=_EXAMPLES,
@@ -115,7 +122,10 @@ def _target_modules(text: str | None) -> str | Sequence[str] | None:
 def _load(name: str, config: PretrainedConfig) -> Any:
     """The model with the head that it was saved with."""
     saved_as = getattr(transformers, (config.architectures or [""])[0], AutoModel)
-    return saved_as.from_pretrained(name, config=config)
+    try:
+        return saved_as.from_pretrained(name, config=config)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {name} are damaged: {error}") from error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset, load_from_disk
-from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PretrainedConfig
@@ -48,8 +47,10 @@ def load_examples(data: str, count: int, *, split: str = "train", name: str | No
         else:
             examples = _from_folder(path) if path.is_dir() else _from_file(path)
             drawn = list(examples.shuffle(seed=0).select(range(min(len(examples), count))))
-    except (DatasetsError, ImportError, ValueError) as error:
-        raise ValueError(f"{data} cannot be read: {error.__cause__ or error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # each format has errors of its own
+        raise ValueError(f"{data} cannot be read: {error.__cause__ or error or type(error).__name__}") from error
     if not drawn:
         raise ValueError(f"{data} has no examples.")
     return drawn
@@ -105,6 +106,10 @@ def _from_folder(path: Path) -> Dataset:
 def _from_file(path: Path) -> Dataset:
     if path.suffix not in _FORMATS:
         raise ValueError(f"{path} is none of {', '.join(_FORMATS)}.")
+    if _FORMATS[path.suffix] == "json":  # anything else ends the process inside pyarrow
+        with path.open("rb") as file:
+            if file.read(2**16).lstrip()[:1] not in (b"[", b"{"):
+                raise ValueError("it is neither a JSON list nor lines of JSON objects.")
     options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}  # GLUE quotes nothing
     return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
 

@@ -197,6 +197,10 @@ def test_models_that_cannot_be_used(
     model.save_pretrained(tmp_path / "bare")
     assert one_line([str(tmp_path / "bare"), *columns], capsys)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.digits]
+    model.save_pretrained(tmp_path / "damaged")
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
+    assert "damaged" in one_line([str(tmp_path / "damaged"), *columns], capsys)
     model.save_pretrained(tmp_path / "other")
     BertTokenizerFast(vocab={token: index for index, token in enumerate(tokens)}).save_pretrained(tmp_path / "other")
     assert "knows no word of the examples" in one_line([str(tmp_path / "other"), *columns], capsys)
@@ -215,6 +219,9 @@ def test_files_that_cannot_be_used(tiny_encoder: str, tmp_path: Path, capsys: py
     nothing = tmp_path / "nothing.tsv"
     nothing.write_text("")
     assert one_line([tiny_encoder, "--data", str(nothing)], capsys)
+    for text in ("null", "3", "", '[{"text": '):
+        (tmp_path / "wrong.json").write_text(text)
+        assert "wrong.json" in one_line([tiny_encoder, "--data", str(tmp_path / "wrong.json")], capsys)
     headerless = tmp_path / "headerless.tsv"
     headerless.write_text("0\ta b\tc d\tyes\n1\te f\tg h\tno\n")
     assert "a b" in one_line([tiny_encoder, "--data", str(headerless), "--text_columns", "3"], capsys)
@@ -226,7 +233,7 @@ def test_a_field_of_many_characters_is_read(tiny_encoder: str, tmp_path: Path) -
     assert measured(tiny_encoder, data)[0] == 0
 
 
-def test_as_a_program(tiny_encoder: str, tsv: Path) -> None:
+def test_as_a_program(tiny_encoder: str, tsv: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [tiny_encoder, "--data", str(tsv), "--text_columns", "sentence1"]
     script = Path(sys.executable).with_name("lbe-flow")
     done = subprocess.run([str(script), *argv], capture_output=True, text=True, check=False)
@@ -235,6 +242,7 @@ def test_as_a_program(tiny_encoder: str, tsv: Path) -> None:
     assert done.stderr == ""
     with pytest.raises(SystemExit, match="2"):
         main([tiny_encoder, "--data"])
+    assert capsys.readouterr().err == "error: argument --data: expected one argument (see --help)\n"
 
 
 def test_the_official_files(tiny_encoder: str, glue_data_dir: Path) -> None:
