@@ -171,7 +171,7 @@ def test_a_run_is_not_lost_to_the_hub(hub: Hub, finetune: str, tmp_path: Path) -
 def test_a_grid_pushes_the_chosen_run_of_each_task(hub: Hub, tiny_encoder: str, tmp_path: Path) -> None:
     grid = (
         f"glue_runs.grid.command --tasks demo_rte demo_cola --models {tiny_encoder} --seeds 1 2 --learning_rates 1e-2 "
-        "--lbe_alphas 0.5 --lbe_betas 0.05 --max_steps 3 --precision fp32 --output_dir grid "
+        "--lbe_alphas 0.5 --lbe_betas 0.05 --max_steps 3 --precision fp32 --workers 1 --output_dir grid "
         f"--push_to_hub --hub_model_id_prefix me/tiny --hub_token {TOKEN}"
     )
     hub.fail_with = {"/api/repos/create": 403}

@@ -18,7 +18,8 @@ from glue_runs.grid.command import main
 
 TIMINGS = ["seconds", "examples_per_second", "peak_memory_mib"]
 FOUR_RUNS = (
-    "--tasks demo_rte --seeds 1 2 --learning_rates 1e-3 --lbe_alphas 0.5 --lbe_betas 0.05 --num_train_epochs 4"
+    "--tasks demo_rte --seeds 1 2 --learning_rates 1e-3 --lbe_alphas 0.5 --lbe_betas 0.05 --num_train_epochs 4 "
+    "--workers 1"
 ).split()
 
 
@@ -46,7 +47,6 @@ def exit_code(arguments: list[str]) -> int:
 
 
 def test_killed_three_times_it_ends_as_if_left_alone(four_runs: list[str], tmp_path: Path) -> None:
-    four_runs = [*four_runs, "--workers", "1"]
     alone = start(four_runs, tmp_path / "alone")
     assert "All 4 runs are done." in alone.communicate()[0]
     assert alone.returncode == 0
@@ -83,7 +83,7 @@ def wait_for_checkpoint(grid: subprocess.Popen[str], folder: Path) -> None:
 
 
 def test_several_workers_of_which_one_is_killed(four_runs: list[str], tmp_path: Path) -> None:
-    alone = start([*four_runs, "--workers", "1", "--cpus_per_run", "1"], tmp_path / "alone")
+    alone = start([*four_runs, "--cpus_per_run", "1"], tmp_path / "alone")
     assert "All 4 runs are done." in alone.communicate()[0]
     grid = start([*four_runs, "--workers", "2", "--cpus_per_run", "1"], tmp_path / "grid")
     wait_for_checkpoint(grid, tmp_path / "grid")
@@ -120,7 +120,7 @@ def test_a_failure_that_cannot_be_written_does_not_stop_the_others(
     write_text = Path.write_text
     monkeypatch.setattr(Path, "write_text", full)
     arguments = [*four_runs, "--activations", "hidden_states", "no_such_module", "--seeds", "1"]
-    arguments += ["--max_steps", "1", "--workers", "1"]
+    arguments += ["--max_steps", "1"]
     assert main([*arguments, "--output_dir", str(tmp_path)]) == 1
     printed = capfd.readouterr()
     assert "(error.txt cannot be written: [Errno 28] No space left on device)" in printed.out
@@ -130,7 +130,7 @@ def test_a_failure_that_cannot_be_written_does_not_stop_the_others(
 
 
 def test_two_grids_at_once_share_the_runs(four_runs: list[str], tmp_path: Path) -> None:
-    grids = [start([*four_runs, "--workers", "1"], tmp_path / "grid") for _ in range(2)]
+    grids = [start(four_runs, tmp_path / "grid") for _ in range(2)]
     printed = [grid.communicate()[0] for grid in grids]
     assert [grid.returncode for grid in grids] == [0, 0]
     done = Counter(line.split(":")[0] for text in printed for line in text.splitlines() if "test accuracy" in line)
@@ -142,7 +142,7 @@ def test_a_poisoned_run_does_not_stop_the_others(
     four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*four_runs, "--activations", "hidden_states", "no_such_module", "--num_train_epochs", "1"]
-    arguments += ["--seeds", "1", "--workers", "1", "--output_dir", str(tmp_path)]
+    arguments += ["--seeds", "1", "--output_dir", str(tmp_path)]
     for _ in range(2):  # the failed run is tried again, the others are done
         assert main(arguments) == 1
         printed = capfd.readouterr()
@@ -156,7 +156,7 @@ def test_a_poisoned_run_does_not_stop_the_others(
 def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
     four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*four_runs, "--max_steps", "1", "--workers", "1", "--output_dir", str(tmp_path)]
+    arguments = [*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]
     assert main([*arguments, "--dry_run"]) == 0
     assert "4 runs: 4 missing" in capfd.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -202,7 +202,7 @@ def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypat
     finetune.tokenized_rows.cache_clear()
     tokenize = finetune.tokenize
     monkeypatch.setattr(finetune, "tokenize", lambda *arguments: calls.append(1) or tokenize(*arguments))
-    assert main([*four_runs, "--max_steps", "1", "--workers", "1", "--output_dir", str(tmp_path)]) == 0
+    assert main([*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]) == 0
     assert len(calls) == 1
 
 
