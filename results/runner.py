@@ -23,11 +23,17 @@ class Run(Protocol):
         """Unique in the study."""
 
 
-def main(description: str | None, runs: Iterable[Run], execute: Callable[..., pd.DataFrame], path: Path) -> None:
+def main(
+    description: str | None,
+    plan: Callable[[pd.DataFrame], Iterable[Run]],
+    execute: Callable[..., pd.DataFrame],
+    path: Path,
+) -> None:
     """The command line of a study.
 
     Args:
-        runs: in the order in which they are done.
+        plan: the runs, in the order in which they are done, from the lines of those that are done; it is asked again
+            when all of them are done, and the study ends when it has no more.
         execute: trains one run in a process with one thread and returns its lines; picklable.
         path: CSV file of all runs; the column `run` has their names.
     """
@@ -35,24 +41,24 @@ def main(description: str | None, runs: Iterable[Run], execute: Callable[..., pd
     parser.add_argument("--dry_run", action="store_true", help="Only count the runs.")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Runs at once.")
     args = parser.parse_args()
-    everything = {run.name: run for run in runs}
-    finished = done(path)
-    missing = [run for name, run in everything.items() if name not in finished]
-    print(f"{len(everything)} runs, {len(missing)} of them missing", flush=True)
     if args.dry_run:
+        _missing(plan, path)
         return
     try:
         with FileLock(path.with_suffix(".lock"), timeout=0):
-            failed = _execute(missing, execute, path, args.workers)
+            while missing := _missing(plan, path):
+                if failed := _execute(missing, execute, path, args.workers):
+                    sys.exit(f"{failed} runs failed, see above: the same command tries them again.")
     except Timeout:
         sys.exit(f"error: another process writes {path.name}: wait for it, or stop it.")
-    if failed:
-        sys.exit(f"{failed} runs failed, see above: the same command tries them again.")
 
 
-def done(path: Path) -> set[str]:
-    """Names of the runs that are in the file."""
-    return set(pd.read_csv(path, usecols=["run"])["run"]) if path.exists() else set()
+def _missing(plan: Callable[[pd.DataFrame], Iterable[Run]], path: Path) -> list[Run]:
+    done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run"])
+    runs = {run.name: run for run in plan(done)}
+    missing = [run for name, run in runs.items() if name not in set(done["run"])]
+    print(f"{len(runs)} runs, {len(missing)} of them missing", flush=True)
+    return missing
 
 
 def _execute(missing: list[Run], execute: Callable[..., pd.DataFrame], path: Path, workers: int) -> int:

@@ -8,6 +8,7 @@ steps.
 """
 
 import argparse
+import sys
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -16,11 +17,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
 from lbe_hf.figures import draw_entropy_by_step
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from inference import count, holm, interval, mcnemar, show  # noqa: E402
+
 COLLAPSED_ENTROPY = 1e-3  # nats
 SETTING = [
     "model_type",
@@ -88,16 +92,6 @@ def describe(runs: pd.DataFrame) -> dict[str, str]:
     return ending
 
 
-def count(outcome: pd.Series) -> str:
-    return f"{int(outcome.sum())} of {len(outcome)}"
-
-
-def interval(outcome: pd.Series) -> str:
-    """Clopper and Pearson's, at 95%, of a share."""
-    bounds = binomtest(int(outcome.sum()), len(outcome)).proportion_ci(method="exact")
-    return f"{bounds.low:.0%} to {bounds.high:.0%}"
-
-
 def median_and_range(values: pd.Series, digits: int = 3) -> str:
     return f"{values.median():.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})"
 
@@ -137,12 +131,6 @@ def compare(runs: pd.DataFrame, one: str, other: str, comparison: str, **setting
     return pd.DataFrame(tests)
 
 
-def mcnemar(only_left: int, only_right: int) -> float:
-    """P-value, two-sided and exact, of the pairs in which one of the two did what the other did not."""
-    differing = only_left + only_right
-    return float(binomtest(only_left, differing).pvalue) if differing else 1.0
-
-
 def border_test(first: pd.DataFrame) -> float:
     """Sign test over the seeds: the cells of a seed share weights and batches, so that they are one observation."""
     gained = border_pairs(first).astype(int).diff(axis="columns")["LBE"].groupby("seed").sum()
@@ -158,18 +146,6 @@ def border_pairs(first: pd.DataFrame, outcome: str = "trained") -> pd.DataFrame:
         for method in ("none", "LBE")
     }
     return pd.DataFrame(methods).dropna().astype(bool)
-
-
-def holm(p_values: pd.Series) -> pd.Series:
-    """Holm's correction: the k-th smallest of n is multiplied by n - k + 1, and none is below a smaller one's."""
-    ordered = p_values.sort_values()
-    return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1.0)
-
-
-def show(title: str, table: pd.DataFrame) -> None:
-    lines = table.fillna("").reset_index().astype(str)
-    rows = [lines.columns.tolist(), ["---"] * lines.shape[1], *lines.to_numpy().tolist()]
-    print(f"\n## {title}\n", *("| " + " | ".join(row) + " |" for row in rows), sep="\n")
 
 
 def show_endings(title: str, runs: pd.DataFrame, methods: Iterable[str], **setting: object) -> None:

@@ -118,4 +118,4 @@ def digits() -> StackDataset:
 
 
 if __name__ == "__main__":
-    runner.main(__doc__, runs(), execute, RUNS)
+    runner.main(__doc__, lambda done: runs(), execute, RUNS)

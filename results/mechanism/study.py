@@ -84,7 +84,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 REGULARIZERS = {"floor": Floor, "one-sided": OneSided}
 
 
-def runs() -> Iterator[Run]:
+def plan(done: pd.DataFrame) -> Iterator[Run]:
     """Seed by seed, so that at any time all variants have nearly as many."""
     for seed in SEEDS:
         for variant in ARGUMENTS:
@@ -118,4 +118,4 @@ def execute(run: Run) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    runner.main(__doc__, runs(), execute, RUNS)
+    runner.main(__doc__, plan, execute, RUNS)

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "examples")]
 
+import choice  # noqa: E402
 import deep_bert  # noqa: E402
 import runner  # noqa: E402
 
@@ -48,10 +49,22 @@ class Run:
         return f"{self.initialization}-{schedule}-{penalty}-seed{self.seed}"
 
 
-def runs() -> Iterator[Run]:
-    """Seed by seed, so that at any time all settings have nearly as many."""
-    for seed in range(3):
-        yield from settings(seed)
+def plan(done: pd.DataFrame) -> Iterator[Run]:
+    """All runs, as far as the results so far tell.
+
+    Seeds 0 to 2 of all settings, seed by seed; then seeds 3 and 4 of those that can still be chosen; then the fresh
+    seeds of the chosen ones.
+    """
+    first = [run for seed in choice.FIRST_SEEDS for run in settings(seed)]
+    yield from first
+    if done.empty or not {run.name for run in first} <= set(done["run"]):
+        return
+    runs = choice.outcomes(done)
+    yield from (Run(seed, **setting) for setting, seed in choice.undecided(runs))
+    if any(choice.undecided(runs)):
+        return
+    for seed in choice.FRESH_SEEDS:
+        yield from (Run(seed, **setting) for _, setting in choice.chosen(runs)[choice.SETTING].iterrows())
 
 
 def settings(seed: int) -> Iterator[Run]:
@@ -112,4 +125,4 @@ def initialize(model: nn.Module, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    runner.main(__doc__, runs(), execute, RUNS)
+    runner.main(__doc__, plan, execute, RUNS)

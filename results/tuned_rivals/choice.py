@@ -1,0 +1,73 @@
+"""What became of each run, and which setting of each rival is chosen by it: PROTOCOL.md, 1."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+SETTING = ["initialization", "learning_rate", "warmup_steps", "max_grad_norm", "alpha", "beta"]
+CHOICE_SEEDS, FIRST_SEEDS, FRESH_SEEDS = range(5), range(3), range(100, 115)
+LAST_STEP = 400
+
+
+def outcomes(steps: pd.DataFrame) -> pd.DataFrame:
+    """A line for every run.
+
+    It has `rival`, whether it `trained`, the `accuracy` over the last 100 steps, and the first `step` that ends 20
+    steps with an accuracy above 0.95, infinite if there is none.
+
+    Args:
+        steps: a line for every 20 steps of every run, as in `runs.csv`.
+    """
+    by_run = steps.groupby(["run", *SETTING, "seed"], as_index=False)
+    runs = by_run["accuracy"].agg(lambda accuracy: accuracy.iloc[-5:].mean())
+    above = steps["step"].where(steps["accuracy"] > 0.95).groupby(steps["run"]).min()
+    runs["step"] = runs["run"].map(above).fillna(np.inf)
+    runs["trained"] = runs["accuracy"] > 0.95
+    runs["rival"] = np.where(runs["beta"] > 0, "LBE", runs["initialization"].replace("default", "none"))
+    return runs
+
+
+def candidates(runs: pd.DataFrame) -> pd.DataFrame:
+    """The settings that take part in the choice, on the seeds of the choice.
+
+    LBE's are those without a warm-up and with a clipping norm of 1: the others answer the question of robustness.
+    """
+    plain = (runs["warmup_steps"] == 0) & (runs["max_grad_norm"] == 1)
+    return runs[runs["seed"].isin(CHOICE_SEEDS) & ((runs["rival"] != "LBE") | plain)]
+
+
+def ranking(runs: pd.DataFrame) -> pd.DataFrame:
+    """The candidates of every rival, best first: runs that trained, median of the steps, mean accuracy."""
+    settings = candidates(runs).groupby(["rival", *SETTING], as_index=False)
+    table = settings.agg(
+        trained=("trained", "sum"), step=("step", "median"), accuracy=("accuracy", "mean"), seeds=("seed", "nunique")
+    )
+    return table.sort_values(["trained", "step", "accuracy"], ascending=[False, True, False])
+
+
+def chosen(runs: pd.DataFrame) -> pd.DataFrame:
+    """The best setting of every rival, a line each, among those with all five seeds."""
+    table = ranking(runs)
+    return table[table["seeds"] == len(CHOICE_SEEDS)].groupby("rival", sort=False).head(1)
+
+
+def undecided(runs: pd.DataFrame) -> Iterator[tuple[pd.Series, int]]:
+    """Setting and seed of runs without which another setting could still be chosen.
+
+    A setting is out if it would rank below the best complete one with every missing run trained, at step 0.
+    """
+    table = ranking(runs)
+    own = candidates(runs)
+    for _, settings in table.groupby("rival", sort=False):
+        complete = settings[settings["seeds"] == len(CHOICE_SEEDS)]
+        incomplete = settings[settings["seeds"] < len(CHOICE_SEEDS)]
+        if complete.empty:
+            incomplete = incomplete.head(1)  # a setting to compare with comes first
+        for _, setting in incomplete.iterrows():
+            same = own[(own[SETTING] == setting[SETTING]).all(axis="columns")]
+            missing = [seed for seed in CHOICE_SEEDS if seed not in set(same["seed"])]
+            trained = setting["trained"] + len(missing)
+            step = np.median([*same["step"], *[0] * len(missing)])
+            if complete.empty or (trained, -step) >= (complete.iloc[0]["trained"], -complete.iloc[0]["step"]):
+                yield from ((setting[SETTING], seed) for seed in missing)

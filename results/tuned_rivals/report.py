@@ -1,0 +1,142 @@
+"""Tables (Markdown, printed) of the runs that `study.py` has finished: PROTOCOL.md, 1 and 2.
+
+    python results/tuned_rivals/report.py
+
+A run is trained if its accuracy over the last 100 steps is above 0.95. Parts of the protocol whose runs are missing
+are left out, and named.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import choice  # noqa: E402
+from inference import count, holm, interval, mcnemar, show  # noqa: E402
+
+CELL = ["learning_rate", "warmup_steps", "max_grad_norm"]
+
+
+def describe(setting: pd.Series) -> str:
+    """The setting in words."""
+    words = f"learning rate {setting['learning_rate']:g}"
+    if setting["rival"] == "none":
+        words += f", warm-up {setting['warmup_steps']}, clipping {setting['max_grad_norm']:g}"
+    if setting["rival"] == "LBE":
+        words += f", alpha {setting['alpha']:g}, beta {setting['beta']:g}"
+    return words
+
+
+def choices(runs: pd.DataFrame) -> pd.DataFrame:
+    """The three best settings of each rival."""
+    best = choice.ranking(runs).groupby("rival", sort=False).head(3).copy()
+    best["setting"] = best.apply(describe, axis="columns")
+    best["trained"] = [f"{row.trained} of {row.seeds}" for row in best.itertuples()]
+    best["median of the steps to 0.95"] = best["step"].map(steps_in_words)
+    best["mean accuracy"] = best["accuracy"].map("{:.3f}".format)
+    shown = ["rival", "setting", "trained", "median of the steps to 0.95", "mean accuracy"]
+    return best.sort_values("rival", kind="stable")[shown].set_index("rival")
+
+
+def judged(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the chosen settings on the fresh seeds; empty if one of them is missing."""
+    settings = choice.chosen(runs)[["rival", *choice.SETTING]]
+    fresh = runs[runs["seed"].isin(choice.FRESH_SEEDS)].merge(settings)
+    complete = len(fresh) == runs["rival"].nunique() * len(choice.FRESH_SEEDS)
+    return fresh if complete else fresh.iloc[:0]
+
+
+def judgement(fresh: pd.DataFrame) -> pd.DataFrame:
+    table = {}
+    for rival, own in fresh.groupby("rival"):
+        median, low, high = map(steps_in_words, median_step(own["step"]))
+        table[rival] = {
+            "setting": describe(own.iloc[0]),
+            "trained": f"{count(own['trained'])} ({interval(own['trained'])})",
+            "median of the steps to 0.95": f"{median} ({low} to {high})",
+        }
+    return pd.DataFrame(table).T.rename_axis("rival")
+
+
+def median_step(steps: pd.Series) -> tuple[float, float, float]:
+    """Kaplan and Meier's median and its 95% interval, by the log-log interval of the curve; infinite: not reached."""
+    curve = stats.ecdf(censored(steps)).sf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where the curve is 1 or 0 it has no interval
+        bounds = curve.confidence_interval(0.95, method="log-log")
+
+    def first_at_half(probabilities: np.ndarray) -> float:
+        below = np.flatnonzero(np.where(np.isnan(probabilities), curve.probabilities, probabilities) <= 0.5)
+        return float(curve.quantiles[below[0]]) if len(below) else np.inf
+
+    return tuple(first_at_half(each.probabilities) for each in (curve, bounds.low, bounds.high))
+
+
+def censored(steps: pd.Series) -> stats.CensoredData:
+    """Steps to 0.95, censored at the last step where it was not reached."""
+    return stats.CensoredData.right_censored(steps.replace(np.inf, choice.LAST_STEP), np.isinf(steps))
+
+
+def comparisons(fresh: pd.DataFrame) -> pd.DataFrame:
+    """LBE against each rival: McNemar's test of the runs that trained, log-rank test of the steps, corrected."""
+    own = fresh[fresh["rival"] == "LBE"]
+    table = {}
+    for rival, other in fresh[fresh["rival"] != "LBE"].groupby("rival"):
+        pairs = own.merge(other, on="seed", suffixes=("", "_other"))
+        gained, lost = pairs["trained"] & ~pairs["trained_other"], ~pairs["trained"] & pairs["trained_other"]
+        log_rank = stats.logrank(censored(own["step"]), censored(other["step"])).pvalue
+        table[rival] = {"McNemar": mcnemar(int(gained.sum()), int(lost.sum())), "log-rank": log_rank}
+    p_values = pd.DataFrame(table).T.rename_axis("LBE against")
+    return p_values.apply(lambda p: [f"{one:.2g} ({both:.2g})" for one, both in zip(p, holm(p)[p.index], strict=True)])
+
+
+def cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """Whether each of the 30 cells trained without LBE and with it, for the seeds that have all of them."""
+    same = (runs["initialization"] == "default") & (runs["alpha"] == 0.5) & runs["beta"].isin([0.0, 2.0])
+    own = runs[same & runs["seed"].isin(choice.FIRST_SEEDS)]
+    table = own.pivot_table(index=["seed", *CELL], columns="rival", values="trained", aggfunc="first").dropna()
+    complete = table.groupby("seed").size() == 30
+    return table.loc[complete[complete].index].astype(bool)
+
+
+def robustness(table: pd.DataFrame) -> None:
+    shares = table.groupby("seed").mean()
+    difference = shares["LBE"] - shares["none"]
+    show("Share of the 30 settings that train", shares.assign(difference=difference).map("{:.2f}".format))
+    if len(difference) > 1:
+        mean = difference.mean()
+        margin = stats.t.ppf(0.975, len(difference) - 1) * stats.sem(difference)
+        print(f"\nMean difference {mean:.2f}, Student's interval {mean - margin:.2f} to {mean + margin:.2f}.")
+    by_rate = table.groupby("learning_rate").agg(count)
+    show("Trained by learning rate, over warm-up, clipping and seeds", by_rate[["none", "LBE"]])
+
+
+def steps_in_words(step: float) -> str:
+    return f"{step:.0f}" if np.isfinite(step) else "not reached"
+
+
+def main() -> None:
+    runs = choice.outcomes(pd.read_csv(HERE / "runs.csv"))
+    print(f"{len(runs)} runs")
+    show("The choice, on seeds 0 to 4: the three best settings of each", choices(runs))
+    fresh = judged(runs)
+    if fresh.empty:
+        print("\nThe judgement on seeds 100 to 114 is not complete.")
+    else:
+        show("The judgement, on seeds 100 to 114 (95% intervals)", judgement(fresh))
+        show("p-values (with Holm's correction over the four)", comparisons(fresh))
+    table = cells(runs)
+    if table.empty:
+        print("\nNo seed has all 30 settings without LBE and with it.")
+    else:
+        robustness(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The choice among the settings of the tuned rivals, their judgement, and which runs it needs."""
+
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from programs import program
+
+LINES = 20  # of a run: one for every 20 of 400 steps
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    return program("results/tuned_rivals/study.py")
+
+
+@pytest.fixture(scope="module")
+def report() -> ModuleType:
+    return program("results/tuned_rivals/report.py")
+
+
+def lines(run: object, learned_at: int | None) -> pd.DataFrame:
+    """A run that is right from a step on, or never."""
+    steps = np.arange(1, LINES + 1) * 20
+    accuracy = np.where(steps >= (learned_at or np.inf), 1.0, 0.5)
+    return pd.DataFrame({"step": steps, "accuracy": accuracy}).assign(**vars(run), run=run.name)  # type: ignore[attr-defined]
+
+
+def learned_at(run: object) -> int | None:
+    """Without LBE up to 3e-4, faster at higher rates; with it up to 5e-4; one rival on even seeds only; one never."""
+    rate, beta = run.learning_rate, run.beta  # type: ignore[attr-defined]
+    if run.initialization == "gpt2" and run.seed % 2:  # type: ignore[attr-defined]
+        return None
+    if run.initialization == "deepnorm":  # type: ignore[attr-defined]
+        return None
+    highest = 5e-4 if beta == 2.0 else 3e-4
+    return round(0.03 / rate) // 20 * 20 + 20 if rate <= highest else None
+
+
+def test_the_whole_study_from_the_choice_to_the_judgement(
+    study: ModuleType, report: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, rounds = pd.DataFrame(columns=["run"]), []
+    while missing := [run for run in study.plan(done) if run.name not in set(done["run"])]:
+        runs = {run.name: run for run in missing}
+        rounds.append(len(runs))
+        done = pd.concat([done, *(lines(run, learned_at(run)) for run in runs.values())], ignore_index=True)
+    assert rounds[0] == 300
+    assert rounds[-1] == 5 * 15
+    assert sum(rounds[1:-1]) < 150  # far fewer than the two more seeds of all 75 candidates, and none is missing
+    outcomes = study.choice.outcomes(done)
+    best = study.choice.chosen(outcomes).set_index("rival")
+    assert best["learning_rate"].to_dict() | {"deepnorm": 0} == {
+        "LBE": 5e-4,
+        "none": 3e-4,
+        "gpt2": 3e-4,
+        "prelayernorm": 3e-4,
+        "deepnorm": 0,
+    }
+    monkeypatch.setattr(report.pd, "read_csv", lambda path: done)
+    report.main()
+    printed = capsys.readouterr().out
+    assert "| LBE | learning rate 0.0005, alpha " in printed
+    assert "15 of 15 (78% to 100%) | 80 (80 to 80) |" in printed
+    assert "| gpt2 | learning rate 0.0003 | 8 of 15 (27% to 79%) |" in printed
+    assert "| deepnorm | 6.1e-05 (0.00024) |" in printed  # 2 / 2^15, and four times that
+    assert "| none | 1 (1) |" in printed
+    assert "| 0.0005 | 0 of 18 | 18 of 18 |" in printed
+    assert "Mean difference 0.20, Student's interval 0.20 to 0.20." in printed
+
+
+def test_no_run_is_needed_that_cannot_change_the_choice(study: ModuleType) -> None:
+    """Another setting is run on further seeds only if it could still be the best."""
+    choice = study.choice
+    first = [study.Run(seed, rate) for seed in range(3) for rate in (1e-4, 2e-4, 3e-4)]
+    leader = [study.Run(seed, 3e-4) for seed in (3, 4)]
+    reached = {3e-4: 100, 2e-4: 120, 1e-4: None}
+    steps = pd.concat([lines(run, reached[run.learning_rate]) for run in [*first, *leader]])
+    needed = {(setting["learning_rate"], seed) for setting, seed in choice.undecided(choice.outcomes(steps))}
+    assert needed == set()  # with two more runs at step 0 the median at 2e-4 is still 120
+    reached[2e-4] = 80
+    steps = pd.concat([lines(run, reached[run.learning_rate]) for run in [*first, *leader]])
+    needed = {(setting["learning_rate"], seed) for setting, seed in choice.undecided(choice.outcomes(steps))}
+    assert needed == {(2e-4, 3), (2e-4, 4)}
+
+
+def test_the_median_is_kaplan_and_meiers(report: ModuleType) -> None:
+    assert report.median_step(pd.Series([60.0, 80, 100, np.inf, np.inf]))[0] == 100
+    assert report.median_step(pd.Series([60.0, 80, np.inf, np.inf, np.inf]))[0] == np.inf
