@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sized
 from typing import Any
 
+import torch
+from transformers import Trainer
+
 from ..errors import InputError
 from ..tasks.glue import get_task
 
@@ -90,6 +93,16 @@ def check_batches(splits: Mapping[str, Sized], args: Any) -> None:
                 f"dataloader_drop_last leaves out all {len(examples)} {name} examples, which do not fill a batch of "
                 f"{batch_size}: give a smaller --per_device_{kind}_batch_size."
             )
+
+
+def check_optimizer(model: Any, args: Any) -> None:
+    """Raise an `InputError` if the optimizer of the arguments refuses `optim_args`, or is not installed."""
+    try:
+        optimizer, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        optimizer(**{"params": [torch.nn.Parameter(torch.zeros(1))], **options})
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        given = "" if args.optim_args is None else f" with optim_args {args.optim_args}"
+        raise InputError(f"optim {args.optim.value}{given} cannot be used: {error}") from error
 
 
 def _require(name: str, value: float | None, rule: str, holds: Any) -> None:

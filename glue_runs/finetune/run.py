@@ -21,7 +21,7 @@ from ..tasks.metrics import compute_metrics_for
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, parse
 from .card import write_card
 from .checkpoints import DamagedCheckpointError, last_checkpoint
-from .checks import check_batches
+from .checks import check_batches, check_optimizer
 from .encoder import load_model, load_tokenizer
 from .output import check_output_dir
 from .push import PushArguments, hub_is_ready, push_or_say_why
@@ -102,6 +102,7 @@ def prepare(
     tokenizer = load_tokenizer(model_name)
     set_seed(args.seed)  # the classification head is drawn here
     model = load_model(model_name, task)
+    check_optimizer(model, args)
     trainer = GlueTrainer(
         model=model,
         args=args,

@@ -16,7 +16,7 @@ from ..analysis.report import write_report
 from ..analysis.store import ERROR_NAME, GridFolder
 from ..errors import InputError
 from ..finetune.arguments import parse
-from ..finetune.checks import check_batches
+from ..finetune.checks import check_batches, check_optimizer
 from ..finetune.encoder import load_model
 from ..finetune.fingerprint import fingerprint
 from ..finetune.output import check_output_dir
@@ -104,7 +104,7 @@ def _check(folder: GridFolder, runs: Iterable[Run]) -> dict[str, dict[str, Any]]
             run.task, run.model, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length
         )
         check_batches(split_as_told(examples, data_args), args)
-        load_model(run.model, get_task(run.task))
+        check_optimizer(load_model(run.model, get_task(run.task)), args)
         fingerprints[run.task, run.model] = fingerprint(run.model, examples)
     return describe(folder, runs, fingerprints)
 

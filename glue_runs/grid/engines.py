@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -17,14 +19,15 @@ from tqdm import tqdm
 
 from ..analysis.store import GridFolder
 from ..errors import InputError
-from .execution import AFTER_A_DEATH, Failure, abandon, attempt, last_failure
+from .execution import AFTER_A_DEATH, Seen, abandon, attempt, see
 from .plan import GridArguments, Run
 from .progress import quiet_libraries
 from .resources import share_of_machine
 from .workers import do_in_workers
 
 _PRUNE_EVERY = 20  # times as long as tidying takes
-_PATIENCE = 20  # seconds for a cluster to answer
+_PATIENCE = 20  # seconds for an address to answer
+_PATIENCE_TO_JOIN = 60  # seconds for a cluster to take a process in, which on a shared file system is slow
 
 
 class Engine(Protocol):
@@ -97,15 +100,15 @@ class LocalEngine:
     max_retries: int = 3
 
     def work(self, folder: GridFolder, runs: list[Run]) -> Generator[str | None]:
-        known = {run.name: last_failure(folder, run.name) for run in runs}
+        seen = {run.name: see(folder, run.name) for run in runs}
         if self.workers == 1:
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
             for run in runs:
-                yield attempt(folder, run, known[run.name])
+                yield attempt(folder, run, seen[run.name])
         else:
             yield from do_in_workers(
-                partial(_attempt_here, folder, known),
+                partial(_attempt_here, folder, seen),
                 partial(abandon, folder, reason="Its process died: killed, or out of memory."),
                 runs,
                 workers=self.workers,
@@ -114,8 +117,8 @@ class LocalEngine:
             )
 
 
-def _attempt_here(folder: GridFolder, known: dict[str, Failure | None], run: Run, deaths: int) -> str | None:
-    return attempt(folder, run, known[run.name], patience=AFTER_A_DEATH if deaths else 1)
+def _attempt_here(folder: GridFolder, seen: dict[str, Seen], run: Run, deaths: int) -> str | None:
+    return attempt(folder, run, seen[run.name], patience=AFTER_A_DEATH if deaths else 1)
 
 
 class RayEngine:
@@ -164,10 +167,10 @@ class RayEngine:
     def work(self, folder: GridFolder, runs: list[Run]) -> Generator[str | None]:
         ray = self._ray
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.max_retries)(_attempt_in_worker)
-        known = {run.name: last_failure(folder, run.name) for run in runs}
+        seen = {run.name: see(folder, run.name) for run in runs}
         folder = GridFolder(folder.path.resolve())
         try:
-            waiting = {task.remote(folder, run, known[run.name], os.getcwd(), self.cpus): run for run in runs}
+            waiting = {task.remote(folder, run, seen[run.name], os.getcwd(), self.cpus): run for run in runs}
             while waiting:
                 (ended,), _ = ray.wait(list(waiting), num_returns=1)
                 run = waiting.pop(ended)
@@ -180,21 +183,28 @@ class RayEngine:
 
 
 def _check_answers(address: str) -> None:
-    """Raise an `InputError` if nothing listens where Ray would look for its cluster for minutes."""
+    """Raise an `InputError` if no cluster answers, which `ray.init` itself would wait for for minutes."""
     from ray._private.services import canonicalize_bootstrap_address_or_die  # what `auto` stands for
 
     try:
         where = canonicalize_bootstrap_address_or_die(address) if address == "auto" else address.split("://")[-1]
         host, _, port = where.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+        join = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
+        probe = [sys.executable, "-c", join, address]
+        subprocess.run(probe, timeout=_PATIENCE_TO_JOIN, check=True, capture_output=True)
+        return
+    except subprocess.TimeoutExpired:
+        reason = f"it is no Ray cluster, or takes more than {_PATIENCE_TO_JOIN} seconds"
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
     except (OSError, ValueError) as error:
-        raise InputError(f"--ray_address {address} does not answer ({str(error).splitlines()[0]}).") from error
+        reason = str(error).splitlines()[0]
+    raise InputError(f"--ray_address {address} does not answer ({reason}).")
 
 
-def _attempt_in_worker(
-    folder: GridFolder, run: Run, known: Failure | None, directory: str, threads: int
-) -> str | None:
+def _attempt_in_worker(folder: GridFolder, run: Run, seen: Seen, directory: str, threads: int) -> str | None:
     os.chdir(directory)  # which relative paths in the arguments start from
     torch.set_num_threads(threads)
     quiet_libraries()
-    return attempt(folder, run, known, patience=AFTER_A_DEATH)
+    return attempt(folder, run, seen, patience=AFTER_A_DEATH)

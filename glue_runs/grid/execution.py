@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..redaction import redact
 from ..tasks.glue import get_task
 from .plan import Run
 from .progress import show_run
+from .reuse import TRAINED_ON
 
 AFTER_A_DEATH = 10
 """Seconds to wait for the lock of a process that died: its data loaders hold on to it for some of them."""
@@ -30,22 +32,34 @@ Failure = tuple[int, int, int]
 """Which file reports that a run failed: its inode, its size in bytes, and its time of change in nanoseconds."""
 
 
-def last_failure(folder: GridFolder, name: str) -> Failure | None:
-    """The failure that a run has left, None if it has left none; two are the same only if they are one."""
+@dataclass(frozen=True)
+class Seen:
+    """What was known of a run as the grid started."""
+
+    failure: Failure | None = None
+    """The failure that it has left; two are the same only if they are one."""
+    trained_on: dict[str, str] | None = None
+    """Digests of the weights and examples that it is wanted with."""
+
+
+def see(folder: GridFolder, name: str) -> Seen:
+    """What is known of a run now."""
     try:
         found = (folder.run_dir(name) / ERROR_NAME).stat()
+        failure = found.st_ino, found.st_size, found.st_mtime_ns
     except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        failure = None
+    return Seen(failure, folder.runs[name].get(TRAINED_ON))
 
 
-def attempt(folder: GridFolder, run: Run, known: Failure | None, patience: float = 1) -> str | None:
+def attempt(folder: GridFolder, run: Run, before: Seen, patience: float = 1) -> str | None:
     """Do a run unless it is done, another process is doing it, or it failed in the meantime.
 
     Args:
         folder: where it goes.
         run: what it is.
-        known: its last failure as the grid started; with another one it failed in the meantime.
+        before: what was known of it as the grid started. With another failure it failed in the meantime; with other
+            digests another grid wants it trained on something else than is loaded here.
         patience: seconds to wait for another process to let go of it; who only asks for its state does so at once.
 
     Returns:
@@ -53,9 +67,12 @@ def attempt(folder: GridFolder, run: Run, known: Failure | None, patience: float
     """
     try:
         with folder.lock(run.name, timeout=patience) as ours:
-            failed_elsewhere = last_failure(folder, run.name) not in (None, known)
+            now = see(folder, run.name)
+            failed_elsewhere = now.failure not in (None, before.failure)
             if not ours or failed_elsewhere or folder.state(run.name) == "done":
                 return None
+            if now.trained_on != before.trained_on:
+                return f"{run.name}: left alone, another grid in this folder wants it trained on something else"
             line = execute(folder.run_dir(run.name), run)
     except (InputError, OSError) as error:  # there is no place for the lock
         line = f"failed: {error}"

@@ -97,8 +97,7 @@ class GridArguments:
             "help": "authors: as their code does. Examples padded to 128 tokens and padding counted, feed-forward "
             "activations, random batches, fp32; examples split by the run's seed, int(0.2 n) of them for validation; "
             "the last incomplete batch dropped in training and in evaluation. What still differs: their targets are "
-            "inside the norm that gradients are clipped by (2.958 there, 2.946 here after 20 steps). Single arguments "
-            "override it.",
+            "inside the norm that gradients are clipped by. Single arguments override it.",
             "choices": list(PROTOCOLS),
         },
     )

@@ -1,8 +1,9 @@
 import pytest
+import torch
 
 from glue_runs.errors import InputError
 from glue_runs.finetune.arguments import parse
-from glue_runs.finetune.checks import check_batches
+from glue_runs.finetune.checks import check_batches, check_optimizer
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,21 @@ def test_a_split_without_a_whole_batch() -> None:
     check_batches(splits, parse(arguments)[2])
     with pytest.raises(InputError, match="leaves out all 3 validation examples, which do not fill a batch of 4"):
         check_batches(splits, parse([*arguments, "--dataloader_drop_last", "true"])[2])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--optim_args eps", "optim adamw_torch.* with optim_args eps cannot be used: not enough values"),
+        ("--optim adamw_bnb_8bit", "optim adamw_bnb_8bit cannot be used: .*bitsandbytes"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_made(argument: str, message: str) -> None:
+    args = parse(["--task_name", "rte", "--use_cpu", *argument.split()])[2]
+    with pytest.raises(InputError, match=message):
+        check_optimizer(torch.nn.Linear(2, 2), args)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"])
+def test_an_optimizer_that_can(optimizer: str) -> None:
+    check_optimizer(torch.nn.Linear(2, 2), parse(["--task_name", "rte", "--use_cpu", "--optim", optimizer])[2])

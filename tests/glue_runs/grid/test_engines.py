@@ -17,7 +17,9 @@ import psutil
 import pytest
 
 from glue_runs.analysis.store import GridFolder
+from glue_runs.errors import InputError
 from glue_runs.grid.command import main
+from glue_runs.grid.engines import RayEngine
 
 GRID = "--tasks demo_rte --learning_rates 1e-3 --lbe_alphas 0.5 --lbe_betas 0.05 --num_train_epochs 4"
 GRID += " --workers 1 --cpus_per_run 1"
@@ -222,3 +224,12 @@ def test_an_address_where_nothing_listens(
     assert time.monotonic() - begun < 30
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"error: --ray_address {address.format(port=port)} does not answer (")
+
+
+def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: the tests of --engine ray did not run")
+    monkeypatch.setattr("glue_runs.grid.engines._PATIENCE_TO_JOIN", 8)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(InputError, match=re.escape(f"{address} does not answer (it is no Ray cluster, or")):
+            RayEngine(address, cpus=1, gpus=None, max_retries=0)

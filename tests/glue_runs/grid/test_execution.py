@@ -12,7 +12,7 @@ import pytest
 
 from glue_runs.analysis.store import GridFolder
 from glue_runs.grid import execution
-from glue_runs.grid.execution import attempt, last_failure
+from glue_runs.grid.execution import Seen, attempt, see
 from glue_runs.grid.plan import Run, parse_grid, plan_runs
 
 TIMES = ("seconds", "examples_per_second", "peak_memory_mib")
@@ -47,7 +47,7 @@ def run(tiny_encoder: str) -> Run:
 def alone(run: Run, tmp_path_factory: pytest.TempPathFactory) -> GridFolder:
     """The run, done, with both of its checkpoints."""
     folder = make_folder(tmp_path_factory.mktemp("alone"), run)
-    line = attempt(folder, run, None)
+    line = attempt(folder, run, Seen())
     assert line is not None
     assert "test accuracy" in line
     assert sorted(path.name for path in folder.run_dir(run.name).glob("checkpoint-*")) == [
@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_is_done_without(
     alone: GridFolder, killed: GridFolder, run: Run, name: str, damage: Callable[[Path], None], note: str
 ) -> None:
     damage(killed.run_dir(run.name) / "checkpoint-8" / name)
-    line = attempt(killed, run, None)
+    line = attempt(killed, run, Seen())
     assert line is not None
     assert note in line
     assert len(line.splitlines()) == 1
@@ -112,7 +112,7 @@ def test_the_checkpoint_before_a_damaged_one_serves(alone: GridFolder, killed: G
     last = killed.run_dir(run.name) / "checkpoint-16"
     shutil.copytree(alone.run_dir(run.name) / "checkpoint-16", last)
     cut(last / "model.safetensors")
-    line = attempt(killed, run, None)
+    line = attempt(killed, run, Seen())
     assert line is not None
     assert "resumed, checkpoint-16 cannot be resumed from (SafetensorError: " in line
     assert record(killed, run) == record(alone, run)
@@ -125,10 +125,10 @@ def test_an_error_of_the_run_itself_costs_no_checkpoint(
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr("glue_runs.finetune.trainer.GlueTrainer.training_step", fail)
-    assert attempt(killed, run, None) == f"{run.name}: failed: no such kernel"
+    assert attempt(killed, run, Seen()) == f"{run.name}: failed: no such kernel"
     assert sorted(path.name for path in killed.run_dir(run.name).iterdir()) == ["checkpoint-8", "error.txt"]
     monkeypatch.undo()
-    line = attempt(killed, run, last_failure(killed, run.name))
+    line = attempt(killed, run, see(killed, run.name))
     assert line is not None
     assert line.endswith(", resumed")
 
@@ -146,7 +146,7 @@ def test_an_error_after_the_first_step_is_not_blamed_on_the_checkpoint(
 
     original = execution.finetune.__globals__["GlueTrainer"].training_step
     monkeypatch.setattr("glue_runs.finetune.trainer.GlueTrainer.training_step", fail)
-    assert attempt(killed, run, None) == f"{run.name}: failed: no such kernel"
+    assert attempt(killed, run, Seen()) == f"{run.name}: failed: no such kernel"
     assert trained == [8, 9, 10]
     assert (killed.run_dir(run.name) / "checkpoint-8").is_dir()
 
@@ -158,12 +158,12 @@ def test_a_failure_is_tried_again_whatever_its_date(tmp_path: Path, tiny_encoder
     error = folder.run_dir(run.name) / "error.txt"
     error.write_text("failed")
     os.utime(error, (time.time() + 10**6, time.time() + 10**6))
-    known = last_failure(folder, run.name)
+    before = see(folder, run.name)
     error.unlink()
     error.write_text("failed in the meantime")
     os.utime(error, (time.time() - 10**6, time.time() - 10**6))
-    assert attempt(folder, run, known) is None
-    line = attempt(folder, run, last_failure(folder, run.name))
+    assert attempt(folder, run, before) is None
+    line = attempt(folder, run, see(folder, run.name))
     assert line is not None
     assert "test accuracy" in line
 
@@ -177,16 +177,30 @@ def test_a_failure_that_cannot_be_written_is_a_line(
     run = run_with(tiny_encoder, "--max_steps", "1", "--lbe_layers", "77")
     folder = make_folder(tmp_path, run)
     monkeypatch.setattr(Path, "write_text", full)
-    line = attempt(folder, run, None)
+    line = attempt(folder, run, Seen())
     assert line is not None
     assert line.startswith(f"{run.name}: failed: lbe_layers names layer 77")
     assert line.endswith("(error.txt cannot be written: [Errno 28] No space left on device)")
 
 
+def test_a_run_that_another_grid_wants_with_other_weights_is_left_alone(tmp_path: Path, tiny_encoder: str) -> None:
+    run = run_with(tiny_encoder, "--max_steps", "1")
+    folder = GridFolder(tmp_path)
+    folder.add({run.name: {**run.description, "trained_on": {"weights": "a"}}}, "one")
+    before = see(folder, run.name)
+    folder.add({run.name: {**run.description, "trained_on": {"weights": "b"}}}, "another")
+    line = attempt(folder, run, before)
+    assert line == f"{run.name}: left alone, another grid in this folder wants it trained on something else"
+    assert folder.state(run.name) == "missing"
+    line = attempt(folder, run, see(folder, run.name))
+    assert line is not None
+    assert "test accuracy" in line
+
+
 def test_a_folder_that_is_gone_is_a_line(tmp_path: Path, tiny_encoder: str) -> None:
     run = run_with(tiny_encoder, "--max_steps", "1")
     (tmp_path / "grid").touch()  # where there was a folder
-    line = attempt(GridFolder(tmp_path / "grid"), run, None)
+    line = attempt(GridFolder(tmp_path / "grid"), run, Seen())
     assert line is not None
     assert line.startswith(f"{run.name}: failed: ")
 
@@ -194,7 +208,7 @@ def test_a_folder_that_is_gone_is_a_line(tmp_path: Path, tiny_encoder: str) -> N
 def test_a_run_that_diverges_tells(tmp_path: Path, tiny_encoder: str) -> None:
     run = run_with(tiny_encoder, "--max_steps", "3", "--learning_rates", "1e30")
     folder = make_folder(tmp_path, run)
-    line = attempt(folder, run, None)
+    line = attempt(folder, run, Seen())
     assert line is not None
     assert ", diverged, " in line
     assert folder.result(run.name)["diverged"] is True  # type: ignore[index]
