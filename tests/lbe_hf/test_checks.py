@@ -112,5 +112,5 @@ def test_frozen_layers_are_named(make_trainer: Make, warnings_of: Any) -> None:
 def test_module_without_rows_is_refused(make_trainer: Make) -> None:
     targets = ["position_embeddings", "pooler"]  # positions are looked up once for all rows
     trainer = make_trainer(LBETrainer, bert(), token_rows(8), lbe_target_modules=targets)
-    with pytest.raises(ValueError, match=r"one sample in a batch of several examples: bert.embeddings.position_embeddings"):
+    with pytest.raises(ValueError, match=r"one sample in .* examples: bert.embeddings.position_embeddings"):
         trainer.train()
