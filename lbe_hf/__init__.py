@@ -39,7 +39,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for: Trainer brings datasets, pandas and scikit-learn with it."""
+    """Import a name on first access: importing Trainer also imports datasets, pandas and scikit-learn."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)

@@ -1,4 +1,4 @@
-"""Activations of the layers of a model in its forward passes, and their batch entropy."""
+"""Layer activations recorded during forward passes, and their batch entropy."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ class Activation:
 
     name: str
     value: Tensor  # (B, ...)
-    mask: Tensor | None  # (B, T), True at real tokens, whether it fits or not
-    version: int | None  # of `value` when it was taken; None where in-place changes cannot be seen
+    mask: Tensor | None  # (B, T), True at real tokens; its shape may not match `value`, see `mask_fits`
+    version: (
+        int | None
+    )  # version counter of `value` when recorded; None where autograd does not track in-place changes
 
     @staticmethod
     def of(name: str, value: Tensor, mask: Tensor | None) -> Activation:
@@ -30,32 +32,32 @@ class Activation:
 
     @property
     def mask_fits(self) -> bool:
-        """Whether the second dimension is that of the mask: a pooled `(B, D)` output has no positions to mask."""
+        """Whether the mask matches the first two dimensions; a pooled `(B, D)` output has no positions to mask."""
         return self.mask is not None and self.value.dim() > 2 and self.value.shape[:2] == self.mask.shape
 
     def most_samples(self, samples: Samples) -> int:
-        """How many samples a unit has where nothing is padding."""
+        """Number of samples of a unit when no position is padding."""
         positions = self.value.shape[1] if samples == "token" and self.value.dim() > 2 else 1
         return self.value.shape[0] * positions
 
 
 @dataclass
 class Recording:
-    """The forward passes made while an activation source listened."""
+    """Forward passes recorded by an activation source."""
 
     passes: list[list[Activation]] = field(default_factory=list)
     """One list for each forward pass, in the order of the layers."""
     sink: Callable[[Activation], None] | None = None
-    """Takes each activation when it is made, so that none is held; None: they are recorded in `passes`."""
+    """Receives each activation as soon as it is computed, so that none is stored. None: store them in `passes`."""
     taken: int = 0
-    """Activations that were recorded or went to the sink."""
+    """Number of activations recorded or passed to the sink."""
     without_gradient: int = 0
-    """Forward passes that were not recorded, because gradients were disabled."""
+    """Number of forward passes not recorded because gradients were disabled."""
     unreadable_mask: str | None = None
-    """Type of an attention mask that is no tensor of two to four dimensions."""
+    """Type of an attention mask that is not a tensor with two to four dimensions, if there was one."""
 
     def record(self, activations: list[Activation], activation: Activation) -> None:
-        """Take an activation of the forward pass whose others are in this list of `passes`."""
+        """Append an activation to the list of its forward pass, or pass it to the sink."""
         self.taken += 1
         if self.sink is None:
             activations.append(activation)
@@ -63,7 +65,10 @@ class Recording:
             self.sink(activation)
 
     def take(self, layers: Sequence[int] | None) -> list[Activation]:
-        """Activations that `layers` names, pass by pass, all of them for None; they are no longer recorded here.
+        """Remove and return the recorded activations, pass by pass.
+
+        Args:
+            layers: indices of the activations to return from each pass; None: all of them.
 
         Raises:
             ValueError: an index is out of range.
@@ -78,9 +83,12 @@ class Recording:
         ]
 
     def padding_masks(self, given: Callable[[str], Any]) -> tuple[Tensor | None, Tensor | None]:
-        """Masks of the real tokens `(B, T)` in the input and in the decoder's, by the arguments of a `forward`.
+        """Masks of the real tokens `(B, T)` for the input and for the decoder, from the arguments of a `forward`.
 
-        None where there is none, or one that cannot be read. A decoder's may be read off the labels.
+        A mask is None if it is missing or cannot be read. A missing decoder mask is derived from the labels.
+
+        Args:
+            given: returns the value of an argument by its name, or None.
         """
         masks: list[Tensor | None] = []
         for mask in (given("attention_mask"), given("decoder_attention_mask")):
@@ -92,28 +100,28 @@ class Recording:
         return masks[0], labelled(given("labels")) if masks[1] is None else masks[1]
 
     def check(self, models: str, nothing: str) -> None:
-        """Raise a ValueError if there is no activation.
+        """Raise a ValueError if nothing was recorded.
 
         Args:
-            models: names of the models, for the message where all their passes were made without gradient.
-            nothing: the message for any other case.
+            models: names of the models, for the error raised when gradients were disabled in all forward passes.
+            nothing: message for all other cases.
         """
         if self.taken:
             return
         if self.without_gradient:
             raise ValueError(
-                f"The loss is computed from forward passes of {models} without gradient, which the penalty cannot "
-                "train: use a loss that does not cache gradients."
+                f"The loss calls {models} only with gradients disabled, so the penalty cannot train the model: use a "
+                "loss that does not cache gradients."
             )
         raise ValueError(nothing)
 
 
 class ActivationSource(Protocol):
-    """Takes activations from the forward passes made inside `listen`."""
+    """Records activations of the forward passes made inside the context `listen`."""
 
     @property
     def expected(self) -> int | None:
-        """How many layers there are, where that is known before the first forward pass."""
+        """Number of layers, or None if it is unknown before the first forward pass."""
 
     def listen(
         self,
@@ -125,12 +133,13 @@ class ActivationSource(Protocol):
         """Context in which forward passes are recorded.
 
         Args:
-            labels: labels that the model itself may not get, by which padding of a decoder is known.
+            labels: labels of the batch, from which the padding of a decoder is derived; the model itself may not
+                receive them.
             with_gradient: record only passes made with gradients enabled.
-            sink: takes each activation when it is made, instead of the recording.
+            sink: receives each activation as soon as it is computed; the recording then stores none.
 
         Raises:
-            ValueError: on leaving the context, if nothing was recorded.
+            ValueError: when leaving the context, if nothing was recorded.
         """
 
 
@@ -140,25 +149,25 @@ def measure_activations(
     ignore_padding: bool,
     measure: Callable[..., tuple[Tensor, Tensor]] = measure_entropies,
 ) -> tuple[list[str], Tensor, Tensor]:
-    """Batch entropy of each layer, the mean over the forward passes that could be measured.
+    """Batch entropy of each layer, averaged over the forward passes in which it could be measured.
 
     Args:
-        activations: of all forward passes; the list is emptied, so that each can be let go when it is measured.
+        activations: of all forward passes. The list is emptied, so that each activation can be freed once measured.
         samples: as for `batch_entropy`.
-        ignore_padding: leave padding out, each pass by its own mask.
-        measure: `measure_entropies`, or a function that is called like it.
+        ignore_padding: exclude padding, using the mask of each forward pass.
+        measure: `measure_entropies`, or a function with the same signature.
 
     Returns:
         Names of the layers, their entropies `(L,)`, and whether they could be measured `(L,)`.
 
     Raises:
-        ValueError: an activation was changed in place after it was taken.
+        ValueError: an activation was modified in place after it was recorded.
     """
     for activation in activations:
         if activation.version is not None and activation.value._version != activation.version:
             raise ValueError(
-                f"The output of {activation.name} was changed in place after it was taken, as by ReLU(inplace=True) "
-                "or `h += x`: make that operation out of place, or name the module that performs it."
+                f"The output of {activation.name} was modified in place after it was recorded, for example by "
+                "ReLU(inplace=True) or `h += x`: use an out-of-place operation, or name the module that performs it."
             )
     of_layers = [activation.name for activation in activations]
     masks = [a.mask if ignore_padding and a.mask_fits else None for a in activations]
@@ -176,7 +185,7 @@ def measure_activations(
 
 
 def check_layers(layers: Sequence[int] | None, count: int) -> None:
-    """Raise a ValueError for a layer index that `count` activations do not have."""
+    """Raise a ValueError if a layer index is out of range for `count` activations."""
     for index in layers or ():
         if not -count <= index < count:
             raise ValueError(
@@ -185,5 +194,5 @@ def check_layers(layers: Sequence[int] | None, count: int) -> None:
 
 
 def labelled(labels: Any) -> Tensor | None:
-    """Where labels `(B, T)` are not -100: what is no padding for a decoder that gets no mask of its own."""
+    """Mask that is True where labels `(B, T)` are not -100: the real tokens of a decoder without a mask of its own."""
     return labels != -100 if isinstance(labels, Tensor) and labels.dim() == 2 else None

@@ -1,4 +1,4 @@
-"""What each layer lets through while a model is trained, with any trainer: `callbacks=[InformationFlowCallback()]`."""
+"""Information flow during training, with any trainer: `callbacks=[InformationFlowCallback()]`."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ _STOPS = ("nonfinite", "collapsed")
 
 
 class InformationFlowCallback(TrainerCallback):
-    """Measures what each layer lets through during training, and warns when the verdict on the model gets worse.
+    """Measures the information flow through the layers during training, and warns when the model gets worse.
 
-    On a measured step the arguments of the forward passes of its first micro-batch are kept; after the step the model
-    is called with them once more, without gradient and dropout, and left as found. Losses, weights and random numbers
-    are those of a run without the callback. Between the measured steps nothing is registered at the model.
+    On a measured step, the callback stores the arguments of the forward passes of the first micro-batch. After the
+    step it repeats these passes without gradients and dropout, and restores the state of the model. Losses, weights
+    and random numbers are identical to those of a run without the callback. Between the measured steps the model has
+    no hooks.
 
-    Every measurement is a log line of its own for the trainer's trackers and its log history, with
-    `flow/entropy_min` (nats), `flow/variance_share_min`, `flow/effective_rank_last` and `flow/dead_units` (the largest
-    share of any layer or module). At the end of training `information_flow.json` and, with the extra `plot`,
-    `information_flow.html` are written to the output folder; checkpoints have the record as well, from which a resumed
-    run continues. With several processes each measures its own examples, and those of the first are reported.
+    Each measurement adds one log line to the log history and the trackers of the trainer, with `flow/entropy_min`
+    (nats), `flow/variance_share_min`, `flow/effective_rank_last` and `flow/dead_units` (the maximum over all layers
+    and modules). At the end of training, `information_flow.json` and, with the extra `plot`, `information_flow.html`
+    are written to the output folder. Checkpoints contain the record too, and a resumed run continues it. With several
+    processes, each measures its own examples; the results of the first process are reported.
 
     Args:
-        every_steps: optimizer steps between two measurements. None (default): as `logging_steps`, or at the end of
-            each epoch with `logging_strategy="epoch"`.
+        every_steps: optimizer steps between two measurements. None (default): `logging_steps`, or the end of each
+            epoch with `logging_strategy="epoch"`.
         target_modules: modules whose outputs are the layers, as for `information_flow` (default: the hidden states).
         samples: what the variance runs over, as for `information_flow`; `"token"` suits batches of few examples.
-        ignore_padding: leave padding out, by the attention mask (default True).
-        log_layers: log entropy, variance share and effective rank of each layer, too, as `flow/entropy/layer_00`.
-        stop_on_collapse: end training when a layer has collapsed, or has values that are not finite (default False).
+        ignore_padding: exclude padding, using the attention mask (default True).
+        log_layers: also log the entropy, variance share and effective rank of each layer, as `flow/entropy/layer_00`
+            and so on (default False).
+        stop_on_collapse: stop training when a layer has collapsed or has non-finite values (default False).
 
     Raises:
         ValueError: `every_steps` is not positive.
@@ -88,13 +90,15 @@ class InformationFlowCallback(TrainerCallback):
         self._unmeasured = False
         self.history = FlowHistory()
         if args.n_gpu > 1:
-            self._warn_of_nothing("several GPUs in one process cannot be: use `accelerate launch` or `torchrun`.")
+            self._warn_unmeasured(
+                "it does not support several GPUs in one process. Use `accelerate launch` or `torchrun`."
+            )
         record = _folder(args, state) / RECORD_NAME
         if state.global_step > 0 and record.is_file():
             try:
                 self.history = FlowHistory.load(record)
             except (OSError, ValueError) as error:
-                logger.warning(f"InformationFlowCallback begins a new record: {error}")
+                logger.warning(f"InformationFlowCallback starts a new record: {error}")
 
     def on_step_begin(
         self,
@@ -140,7 +144,7 @@ class InformationFlowCallback(TrainerCallback):
         self._write(Path(args.output_dir or "."), page=f"Information flow over {state.global_step} steps")
 
     def _write(self, folder: Path, page: str | None = None) -> None:
-        """Write the record, and a page of this title; what cannot be written does not end a training."""
+        """Write the record and, given a title, the page. A write error is logged and does not stop training."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.history.save(folder / RECORD_NAME)
@@ -150,7 +154,7 @@ class InformationFlowCallback(TrainerCallback):
             logger.warning(f"InformationFlowCallback cannot write to {folder}: {error}")
 
     def _is_due(self, args: TrainingArguments, state: TrainerState, train_dataloader: Any) -> bool:
-        """Whether the step that begins is one to measure; with several GPUs in one process none is."""
+        """Whether to measure the step that begins; never with several GPUs in one process."""
         if args.n_gpu > 1:
             return False
         step = state.global_step + 1
@@ -164,26 +168,26 @@ class InformationFlowCallback(TrainerCallback):
         return step % max(1, int(steps)) == 0
 
     def _keep(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Keep the arguments of a forward pass that is made for the loss."""
+        """Store the arguments of a forward pass made with gradients, which is one for the loss."""
         if torch.is_grad_enabled():
             self._calls.append(_Call(args, kwargs))
         return forward(*args, **kwargs)
 
     def _measure(self, model: nn.Module, calls: Sequence[_Call]) -> InformationFlow | None:
-        """None, with one warning, if the passes cannot be measured: that does not end a training."""
+        """The measurement, or None and one warning if the passes cannot be measured: training continues."""
         try:
             meter = FlowMeter(model, *self._meter_settings)
             with as_found(model), torch.no_grad(), _not_compiled():
                 for call in calls:
                     call.repeat(meter.measure)
             return meter.flow()
-        except (ValueError, RuntimeError) as error:  # the latter also where the memory of a device does not suffice
-            self._warn_of_nothing(str(error))
+        except (ValueError, RuntimeError) as error:  # RuntimeError: also out of memory
+            self._warn_unmeasured(str(error))
             return None
 
-    def _warn_of_nothing(self, reason: str) -> None:
+    def _warn_unmeasured(self, reason: str) -> None:
         if not self._unmeasured:
-            logger.warning(f"InformationFlowCallback measures nothing: {reason}")
+            logger.warning(f"InformationFlowCallback cannot measure: {reason}")
         self._unmeasured = True
 
     def _report(
@@ -192,7 +196,9 @@ class InformationFlowCallback(TrainerCallback):
         logs = self._log_line(flow)
         line = {**logs, "epoch": state.epoch} if state.epoch is not None else dict(logs)
         state.log_history.append({**line, "step": state.global_step})
-        should_log = control.should_log  # the handler takes it that this was the log line of this step
+        should_log = (
+            control.should_log
+        )  # on_log of the handler resets it, although the trainer's own line is still due
         _calling_handler().on_log(args, state, control, line)
         control.should_log = should_log
         for event in self.history.add(state.global_step, flow.layers, flow.findings, flow.verdict):
@@ -222,7 +228,7 @@ class InformationFlowCallback(TrainerCallback):
 
 
 class _Call:
-    """A forward pass to repeat: its arguments, cut off from the graph, and the autocasting around it."""
+    """A forward pass to repeat: its arguments, detached from the graph, and its autocast state."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._args, self._kwargs = _detached(args), _detached(dict(kwargs))
@@ -236,39 +242,39 @@ class _Call:
 
 
 def _detached(values: Any) -> Any:
-    """The same containers anew, as a model may write to them, with tensors without gradient."""
+    """Detached tensors in new containers, because a model may modify the containers."""
     return recursively_apply(lambda tensor: tensor.detach(), values)
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:
-    """Of the checkpoint of this step, if there is one."""
+    """Folder of the checkpoint of this step; it may not exist."""
     return Path(args.output_dir or ".", f"checkpoint-{state.global_step}")
 
 
 def _not_compiled() -> AbstractContextManager[Any]:
-    """Calls of compiled modules run the modules themselves, whose hooks a compiled one would not call."""
+    """Context in which compiled modules run eagerly, because compiled modules skip hooks."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _first_process_stops(flow: InformationFlow | None, args: TrainingArguments) -> bool:
-    """Whether the first process found what ends a training; all of them learn it, or they would part ways."""
+    """Whether the first process found a reason to stop; broadcast, so that all processes stop at the same step."""
     stops = flow is not None and any(finding.kind in _STOPS for finding in flow.findings)
     return bool(broadcast(torch.tensor(int(stops), device=args.device)).item())
 
 
 def _calling_handler() -> CallbackHandler:
-    """The handler whose event is being served. It has the trainer's trackers, and no callback is given either."""
+    """The handler that is calling this callback. Callbacks receive neither the trainer nor its trackers."""
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, CallbackHandler):
             return owner
         frame = frame.f_back
-    raise RuntimeError("InformationFlowCallback works as a callback of a Trainer only.")
+    raise RuntimeError("InformationFlowCallback must be used as a callback of a Trainer.")
 
 
 def _alert(args: TrainingArguments, title: str, text: str) -> None:
-    """An alert of Trackio, where it is installed and tracks this training."""
+    """Send an alert to Trackio if it is installed and tracks this run."""
     if "trackio" in (args.report_to or []) and importlib.util.find_spec("trackio") is not None:
         trackio = importlib.import_module("trackio")
         trackio.alert(title=title, text=text, level=trackio.AlertLevel.WARN)

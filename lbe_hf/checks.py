@@ -1,4 +1,4 @@
-"""What keeps a training from being regularized or resumed as the user expects, found as early as possible."""
+"""Early checks for settings and models that cannot be regularized or resumed as the user expects."""
 
 from __future__ import annotations
 
@@ -15,40 +15,47 @@ from .targets import TARGETS_NAME
 from .training_args import LBEArguments
 
 UNMEASURED = (
-    "A training batch has one row, or no position with two real tokens: without a variance over rows "
-    "it goes without the penalty. lbe_samples='token' measures single rows."
+    "The penalty was not applied to a training batch with a single example, or without a position at which two "
+    "examples have a real token: it has no variance over examples. lbe_samples='token' also measures such batches."
 )
 
 
 def check_training(trainer: Trainer, settings: LBEArguments, *, synced: bool) -> None:
-    """Raise a ValueError, with its remedy, for what the penalty cannot work with; arguments as below."""
+    """Check the trainer before training starts.
+
+    Args:
+        synced: whether activations are measured over the examples of all processes.
+
+    Raises:
+        ValueError: the penalty does not work with the trainer or its arguments.
+    """
     args = trainer.args
     if args.n_gpu > 1 or isinstance(trainer.model, nn.DataParallel):
         raise ValueError(
-            "LBETrainer does not run on several GPUs in one process (DataParallel): start it with "
-            "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
+            "LBETrainer does not support several GPUs in one process (DataParallel): start it with "
+            "`accelerate launch` or `torchrun`, or select one GPU with CUDA_VISIBLE_DEVICES."
         )
     if trainer.is_deepspeed_enabled and trainer.accelerator.mixed_precision == "fp16":
         raise ValueError(
-            "DeepSpeed scales the loss in fp16 by a factor that the learnable targets do not see: train in bf16, "
-            "in fp32, or without DeepSpeed."
+            "DeepSpeed scales the loss in fp16 by a factor that is not available to the learnable targets: train in "
+            "bf16, in fp32, or without DeepSpeed."
         )
     if args.per_device_train_batch_size == 1 and settings.lbe_samples == "sequence" and not synced:
         raise ValueError(
-            "One row has no variance over rows: use lbe_samples='token' with per_device_train_batch_size=1, "
-            "or a larger batch."
+            "A single example has no variance over examples: with per_device_train_batch_size=1 use "
+            "lbe_samples='token', or use a larger batch."
         )
     cached = [type(loss).__name__ for loss in _losses(getattr(trainer, "loss", None))]
     cached = [name for name in cached if name.startswith("Cached")]
     if cached:
         raise ValueError(
-            f"{cached[0]} computes the embeddings without gradient and again inside backward, where the penalty "
+            f"{cached[0]} computes the embeddings without gradients and again inside backward, where the penalty "
             f"cannot be added: use {cached[0].removeprefix('Cached')} instead, with smaller batches."
         )
 
 
 def _losses(loss: Any) -> Iterator[nn.Module]:
-    """The loss modules of a trainer of sentence-transformers, which may wrap one another; not their model."""
+    """The loss modules of a sentence-transformers trainer, including nested ones, without their model."""
     if isinstance(loss, dict):
         for one in loss.values():
             yield from _losses(one)
@@ -62,23 +69,23 @@ def _losses(loss: Any) -> Iterator[nn.Module]:
 def check_activations(
     activations: Sequence[Activation], settings: LBEArguments, *, first: bool, penalized: bool, synced: bool
 ) -> dict[str, str]:
-    """Warnings, by a name for each kind, about activations that cannot be measured or trained as expected.
+    """Warnings, keyed by kind, about activations that cannot be measured or trained as expected.
 
     Args:
-        first: whether these are the activations of the first micro-batch of a training.
+        first: whether these are the activations of the first micro-batch of a run.
         penalized: whether a penalty is applied to them.
         synced: whether they are measured together with those of other processes.
 
     Raises:
-        ValueError: some modules never have two samples, or the penalty would train nothing.
+        ValueError: some modules have only one sample, or the penalty reaches no trainable parameter.
     """
     warnings = {}
     names = dict.fromkeys(a.name for a in activations)
     single = names.keys() - {a.name for a in activations if a.most_samples(settings.lbe_samples) >= 2}
     if single and len(single) < len(names) and first:
         raise ValueError(
-            f"These modules have one sample in a batch of several: {', '.join(sorted(single))}. Leave them out of "
-            "lbe_target_modules, or choose layers with lbe_layers."
+            f"These modules have one sample in a batch of several examples: {', '.join(sorted(single))}. Remove them "
+            "from lbe_target_modules, or select layers with lbe_layers."
         )
     if single and not synced:
         warnings["unmeasured"] = UNMEASURED
@@ -87,31 +94,31 @@ def check_activations(
     )
     if misfits and settings.lbe_ignore_padding:
         warnings["misfits"] = (
-            "The padding mask does not have the length of these activations, whose padding is therefore "
-            f"measured too: {', '.join(misfits)}."
+            "The padding mask does not match the length of these activations, so their padding is measured too: "
+            f"{', '.join(misfits)}."
         )
     if first and penalized:
         untrained = train_nothing(a.value for a in activations)
         unreached = ", ".join(a.name for a, nothing in zip(activations, untrained, strict=True) if nothing)
         cause = (
-            "which have no gradient that reaches a trainable parameter (frozen, or inside reentrant "
-            f"checkpointing, which use_reentrant=False cures): {unreached}."
+            "whose gradient reaches no trainable parameter (they are frozen, or use reentrant gradient "
+            f"checkpointing; set use_reentrant=False): {unreached}."
         )
         if all(untrained):
-            raise ValueError(f"Nothing would be regularized: the penalty applies to layers {cause}")
+            raise ValueError(f"Nothing would be regularized: the penalty applies only to layers {cause}")
         if any(untrained):
-            warnings["untrained"] = f"The penalty cannot train these layers, {cause}"
+            warnings["untrained"] = f"The penalty cannot train layers {cause}"
     return warnings
 
 
 def missing_files(trainer: Trainer, checkpoint: Path, *, with_targets: bool) -> list[str]:
-    """Names of files that the checkpoint lacks and that resuming needs to end as if it had not been interrupted."""
+    """Names of the files missing from a checkpoint without which a resumed run differs from an uninterrupted one."""
     rng = f"rng_state_{trainer.args.process_index}.pth" if trainer.args.world_size > 1 else "rng_state.pth"
     missing = [name for name in [rng, *[TARGETS_NAME] * with_targets] if not (checkpoint / name).is_file()]
-    if trainer.is_deepspeed_enabled:  # which keeps the others in files of its own
+    if trainer.is_deepspeed_enabled:  # stores the scheduler and optimizer in its own files
         return missing
     if not (checkpoint / "scheduler.pt").is_file():
         missing.append("scheduler.pt")
-    if not any(checkpoint.glob("*optimizer*")):  # optimizer.pt, or what sharded models have in its place
+    if not any(checkpoint.glob("*optimizer*")):  # optimizer.pt, or the shards of a sharded optimizer
         missing.append("optimizer.pt")
     return missing

@@ -1,4 +1,4 @@
-"""How much of real data each layer of a model lets through, and the verdict."""
+"""Information flow through the layers of a model on real data, and the verdict."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class InformationFlow:
-    """What each layer lets through, from the input to the output, and what that means."""
+    """Statistics of each layer from the input to the output, and the findings derived from them."""
 
     layers: list[LayerStatistics]
     modules: list[ModuleStatistics]
-    """The innermost modules, checked for outputs without variance or with NaN, which hidden states need not show."""
+    """The innermost modules. Residual connections can hide a constant or NaN output of theirs from hidden states."""
     findings: list[Finding]
-    """The verdict, the first cause first; empty for a healthy model."""
+    """Ordered so that possible causes come first; empty for a healthy model."""
 
     @property
     def names(self) -> list[str]:
-        """Of the layers."""
+        """Names of the layers."""
         return [layer.name for layer in self.layers]
 
     @property
@@ -63,16 +63,16 @@ class InformationFlow:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether no finding is a fault; that the last layers are redundant is none."""
+        """Whether no finding is a fault. Redundant last layers are a finding, but not a fault."""
         return not any(finding.is_fault for finding in self.findings)
 
     @cached_property
     def verdict(self) -> list[str]:
-        """One line for each finding; a healthy model has a line, too."""
+        """One line for each finding; a healthy model has a line that states it."""
         return [*([HEALTHY] if self.is_healthy else []), *map(str, self.findings)]
 
     def table(self) -> list[list[str]]:
-        """A row of text for each layer below one with the names of the columns."""
+        """A header row, then one row of text for each layer."""
         head = ["layer", *(title for title, _ in _COLUMNS.values())]
         rows = [
             [layer.name, *(_cell(getattr(layer, name), spec) for name, (_, spec) in _COLUMNS.items())]
@@ -92,7 +92,7 @@ class InformationFlow:
         return fragment(self.verdict, self.table())
 
     def to_dict(self) -> dict[str, Any]:
-        """Of lists, strings and numbers; a statistic that could not be measured is None."""
+        """Lists, strings and numbers; a statistic that could not be measured is None."""
         return {
             "healthy": self.is_healthy,
             "findings": [{**asdict(finding), "fault": finding.is_fault} for finding in self.findings],
@@ -105,13 +105,13 @@ class InformationFlow:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_html(self, title: str = "Information flow") -> str:
-        """One page that needs no other file: the verdict, the table and, with the extra `plot`, the figure."""
+        """A self-contained page: the verdict, the table and, with the extra `plot`, the figure."""
         from .flow_page import can_draw, page
 
         return page(title, self.verdict, self.table(), self.plot() if can_draw() else None)
 
     def plot(self) -> Figure:
-        """Batch entropy, variance share and effective rank by layer, those of the verdict marked (extra `plot`)."""
+        """Batch entropy, variance share and effective rank by layer, with findings marked (needs the extra `plot`)."""
         from .figures import draw_flow
 
         return draw_flow(self.layers, self.findings)
@@ -126,25 +126,34 @@ def information_flow(
     samples: Samples = "sequence",
     ignore_padding: bool = True,
 ) -> InformationFlow:
-    """What each layer of any model lets through on the first batches of a data loader, without training.
+    """Measure the information flow through the layers of any model on batches of data, without training.
 
-    Dropout is off, so that its noise is not taken for information, and batch normalization uses the statistics of the
+    Dropout is disabled, because its noise would count as variance; batch normalization uses the statistics of the
     batch, as in training. The model (weights, buffers, mode, hooks) and the state of the random number generators are
-    left as found.
+    restored afterwards.
 
     Args:
         model: any module.
-        dataloader: batches of two or more examples, dictionaries of the arguments of `model`; moved to its device.
+        dataloader: yields dictionaries with the arguments of `model`, for two or more examples each. They are moved to
+            the device of the model.
         target_modules: modules whose outputs are the layers, as `lbe_target_modules` of `LBEArguments`: a regular
             expression, or a list of names or dotted suffixes. None (default): the hidden states, or all innermost
             modules of a model that has none.
-        num_batches: how many batches are averaged, at most (default 4).
+        num_batches: maximum number of batches to average over (default 4).
         samples: what the variance runs over, as in `lbe_hf.batch_entropy` (default `"sequence"`, the examples).
-        ignore_padding: leave padding out, by the attention mask (default True).
+        ignore_padding: exclude padding, using the attention mask (default True).
 
     Raises:
-        ValueError: there is no batch, a batch is no dictionary, no layer ever had two samples, or the layers cannot
-            be found by `target_modules`.
+        ValueError: there is no batch, a batch is not a dictionary, no layer had two samples, or `target_modules` does
+            not match a module.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> _ = nn.init.zeros_(model[1].weight)  # the second layer ignores its input
+    >>> flow = information_flow(model, [{"input": torch.tensor([[0.0, 1.0], [1.0, 0.0]])}])
+    >>> flow.is_healthy
+    False
+    >>> [(finding.kind, finding.layer) for finding in flow.findings]
+    [('collapsed', '1')]
     """
     meter = FlowMeter(model, target_modules, samples, ignore_padding)
     with as_found(model), torch.no_grad():
@@ -157,7 +166,7 @@ def information_flow(
 
 
 class FlowMeter:
-    """Measures forward passes of a model, one after the other; arguments as of `information_flow`."""
+    """Measures single forward passes of a model; arguments as for `information_flow`."""
 
     def __init__(
         self,
@@ -179,11 +188,11 @@ class FlowMeter:
         self._inputs: list[BatchInputs] = []
 
     def measure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Make one forward pass with these arguments and measure it."""
+        """Run and measure one forward pass with these arguments."""
         inputs = BatchInputs.of(args, kwargs)
         self._inputs.append(inputs)
         mask = inputs.mask if self._ignore_padding else None
-        with self._source.listen(with_gradient=False, sink=self._take), self._modules.listen(inputs.rows, mask):
+        with self._source.listen(with_gradient=False, sink=self._take), self._modules.listen(inputs.size, mask):
             self._model(*args, **kwargs)
 
     def _take(self, activation: Activation) -> None:
@@ -194,13 +203,13 @@ class FlowMeter:
         self._layers.setdefault(activation.name, []).append(statistics)
 
     def flow(self) -> InformationFlow:
-        """Over all passes so far.
+        """Statistics and findings over all passes so far.
 
         Raises:
-            ValueError: there was none, or no layer ever had two samples.
+            ValueError: there was no pass, or no layer had two samples.
         """
         if not self._inputs:
-            raise ValueError("The data loader gave no batch.")
+            raise ValueError("The data loader is empty: there is no batch to measure.")
         layers = [LayerStatistics.over(parts) for parts in self._layers.values()]
         modules = list(self._modules.statistics.values())
         findings = judge(layers, modules, self._inputs)
@@ -213,7 +222,7 @@ class FlowMeter:
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Set the model up for measuring; on the way out it and the random number generators are as they were."""
+    """Prepare the model for measuring; on exit restore it and the random number generators."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
@@ -240,5 +249,5 @@ def _cell(value: float, spec: str) -> str:
 
 
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """None for NaN, which JSON does not have."""
+    """The values with NaN replaced by None, because JSON has no NaN."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Batch entropies over the samples of all processes, as one process with the whole batch would measure them."""
+"""Batch entropies over the samples of all processes, equal to those of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def measure_entropies_over_processes(
     *,
     held_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `measure_entropies`, where each process of the default group gives its part of the batch.
+    """As `measure_entropies`, over the parts of the batch on all processes of the default group.
 
     Processes exchange moments, not activations: 12 bytes for each unit (a position and feature; a feature with
     `samples="token"`) and 8 for each position, in two sums over processes, and one float a layer in the backward
-    pass. With `samples="sequence"` they agree on the longest batch first, for which the device is waited for.
-    Positions that a process has padded less far than another have no samples there.
+    pass. With `samples="sequence"` they first exchange the length of the longest batch, which synchronizes with the
+    device. A process whose batch is shorter has no samples at the additional positions.
 
-    The value is that of one process with the whole batch. The gradient belongs to the sum of the losses of all
-    processes, as in SyncBatchNorm: what DistributedDataParallel and FSDP make of it, the mean over processes, is the
-    gradient of the mean of their losses. With `loss = task_loss * (1 + penalty)` on each process, whose penalty all
-    have in common, that mean is `mean(task_loss) * (1 + penalty)`. It is the loss of one process with the whole batch
-    where the mean of the task losses is: where all processes have as many rows, or divide by the number of items in
-    all of them (`num_items_in_batch`). Otherwise it differs as it does without the penalty: each process counts the
-    same, however few its rows.
+    The value equals that of one process with the whole batch. The gradient is that of the sum of the losses of all
+    processes, as in SyncBatchNorm; DistributedDataParallel and FSDP average it over processes, which gives the
+    gradient of the mean loss. With `loss = task_loss * (1 + penalty)` and the same penalty on each process, that mean
+    is `mean(task_loss) * (1 + penalty)`. It equals the loss of one process with the whole batch if
+    `mean(task_loss)` does: if all processes have the same number of examples, or divide by the number of items on all
+    processes (`num_items_in_batch`). Otherwise it deviates as it does without the penalty, because each process has
+    the same weight regardless of its number of examples.
 
-    Every process must take part, with the same layers; without a process group there is nothing to exchange.
+    Every process must call this function with the same layers. Without a process group it is `measure_entropies`.
 
     Raises:
-        ValueError: the processes' activations have different features.
+        ValueError: the activations of the processes have different numbers of features.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return measure_entropies(activations, attention_masks, samples, held_dtype=held_dtype)
@@ -50,7 +50,7 @@ def measure_entropies_over_processes(
 
 
 class _SumGradients(torch.autograd.Function):
-    """The entropies, which all processes have in common, with the gradients that each of them brings."""
+    """Identity on the entropies, which are equal on all processes; sums their gradients over processes."""
 
     @staticmethod
     def forward(ctx: Any, entropies: Tensor) -> Tensor:
@@ -64,9 +64,10 @@ class _SumGradients(torch.autograd.Function):
 
 
 def _merge(layers: list[Moments], samples: Samples) -> Iterator[Moments]:
-    """Moments over all processes: the means first, then the squares about them (Chan et al., 1979).
+    """Moments over all processes: first the means, then the squares about them (Chan et al., 1979).
 
-    Means are summed in float64, which holds the two floats of each; squares have nothing to cancel.
+    Means are summed in float64, which can represent the sum of their two floats. Squares need no extra precision,
+    because they are all positive.
     """
     longest = [len(own.count) for own in layers] if samples == "token" else _longest(layers)
     means = [own.mean.double() + own.mean_rest for own in layers]
@@ -86,7 +87,7 @@ def _merge(layers: list[Moments], samples: Samples) -> Iterator[Moments]:
 
 
 def _longest(layers: list[Moments]) -> list[int]:
-    """Units of each layer where it has most of them."""
+    """Maximum number of units of each layer over the processes."""
     units, features = [len(own.count) for own in layers], [own.mean.shape[1] for own in layers]
     lengths = torch.tensor([units, features, [-count for count in features]], device=layers[0].count.device)
     dist.all_reduce(lengths, dist.ReduceOp.MAX)
@@ -94,14 +95,14 @@ def _longest(layers: list[Moments]) -> list[int]:
     longest, most, fewest = lengths.tolist()
     if most != [-count for count in fewest]:
         raise ValueError(
-            "The processes have activations of different shapes beyond the positions, which lbe_sync_batch cannot "
-            f"compare: {[-count for count in fewest]} to {most} features. Give all rows one size, or leave it out."
+            "lbe_sync_batch needs the same number of features on all processes, but the layers have "
+            f"{[-count for count in fewest]} to {most}: use inputs of one size, or lbe_sync_batch=False."
         )
     return longest
 
 
 def _sum_over_processes(tensors: list[Tensor]) -> Iterator[Tensor]:
-    """Sums over processes, sent as one tensor."""
+    """Sums over processes, exchanged as one tensor."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
     sizes = [tensor.numel() for tensor in tensors]

@@ -1,7 +1,7 @@
-"""Batch entropy: how much of a batch a layer lets through (Peer et al., TMLR 2022, https://arxiv.org/abs/2208.01134).
+"""Batch entropy of layer activations (Peer et al., TMLR 2022, https://arxiv.org/abs/2208.01134).
 
 The estimator follows the authors' released code: `H = mean over units of 1/2 * ln(1 + pi * e * var)`, in nats.
-Attention masks and tokens as samples extend it; without them the definition is theirs.
+Attention masks and tokens as samples are extensions; without them the definition is that of the authors.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ def batch_entropy(x: Tensor, attention_mask: Tensor | None = None, samples: Samp
 
     Args:
         x: activations, shape `(B, ...)`; for hidden states `(B, T, D)`.
-        attention_mask: shape `(B, T)`, nonzero at real tokens, or another mask that `real_tokens` reads. The variance
-            at a position then runs over the rows that have a real token there, positions with fewer than two such
-            rows drop out, and the remaining ones weigh as many as they have rows, so that the entropy does not depend
-            on how far the batch was padded.
-        samples: `"sequence"` (default): the B rows are the samples and every entry of a row is a unit.
-            `"token"`: the real tokens (the first two dimensions) are the samples and the features are the units;
-            a `(B, D)` tensor has one token a row.
+        attention_mask: shape `(B, T)`, nonzero at real tokens, or another mask supported by `real_tokens`. The
+            variance at a position then runs over the examples with a real token there. Positions with fewer than two
+            of them are excluded, and the others are weighted by their number of examples, so that the entropy does
+            not depend on the amount of padding.
+        samples: `"sequence"` (default): the B examples are the samples, and every entry of an example is a unit.
+            `"token"`: the real tokens (the first two dimensions) are the samples, and the features are the units;
+            a `(B, D)` tensor has one token per example.
 
     Returns:
-        Entropy in nats, shape `()`, never negative; float32, or float64 for a float64 `x`, whose value and gradient
-        are exact to 1e-12. It can be differentiated once.
+        Entropy in nats, shape `()`, never negative; float32, or float64 for a float64 `x`, where value and gradient
+        are accurate to 1e-12. It can be differentiated once.
 
     Raises:
         ValueError: no unit has two samples, `x` has no features, the mask does not fit `x`, or `samples` is unknown.
 
     >>> x = torch.tensor([[0.0], [2.0]])  # one unit, unbiased variance 2
     >>> round(batch_entropy(x).item(), 4)
-    1.4458
+    1.4474
     """
     return batch_entropies([x], attention_mask, samples)[0]
 
@@ -49,21 +49,21 @@ def batch_entropy(x: Tensor, attention_mask: Tensor | None = None, samples: Samp
 def batch_entropies(
     activations: Sequence[Tensor], attention_mask: Tensor | None = None, samples: Samples = "sequence"
 ) -> Tensor:
-    """Batch entropies of several layers that saw the same batch, shape `(L,)`; otherwise as `batch_entropy`.
+    """Batch entropies of several layers on the same batch, shape `(L,)`; otherwise as `batch_entropy`.
 
-    On an accelerator with an attention mask this waits for the device once, to see that some unit has two samples.
+    On an accelerator with an attention mask, this synchronizes once to check that some unit has two samples.
     """
     entropies, measured = measure_entropies(activations, [attention_mask] * len(activations), samples)
     if not bool(measured.all()):
         raise ValueError(
-            "Batch entropy needs at least two samples for some unit: pass a batch of two or more rows, "
-            "or samples='token' to count the tokens of long sequences as samples."
+            "Batch entropy needs at least two samples for some unit: pass a batch of two or more examples, "
+            "or use samples='token' to treat tokens as samples."
         )
     return entropies
 
 
 Merge = Callable[[list[Moments], Samples], Iterable[Moments]]
-"""Makes moments of these samples and others out of those of these samples, layer by layer; units may be appended."""
+"""Merges the moments of each layer with those of further samples; may append units."""
 
 
 def measure_entropies(
@@ -74,20 +74,20 @@ def measure_entropies(
     merge: Merge | None = None,
     held_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Batch entropies where each layer has its own mask, without waiting for the device.
+    """Batch entropies with one mask per layer, without synchronizing with the device.
 
     Args:
-        activations: one tensor a layer, each of which is let go before the next one is asked for, unless the backward
-            pass needs it or there is a `merge`.
-        attention_masks: one a layer, as for `batch_entropy`.
-        merge: brings in samples that are not in `activations`.
-        held_dtype: floating point type in which wider activations are held for the backward pass, as deviations from
-            their mean. The gradient is rounded to it, and nothing holds the activations themselves. Default: hold
-            the activations.
+        activations: one tensor per layer. Each is released before the next one is requested, unless the backward
+            pass needs it or `merge` is given.
+        attention_masks: one per layer, as for `batch_entropy`.
+        merge: adds samples that are not in `activations`.
+        held_dtype: floating point type in which the backward pass stores wider activations, as deviations from their
+            mean. The gradient is rounded to it, and the activations themselves are not stored. Default: store the
+            activations.
 
     Returns:
-        `(entropies, measured)`, both of shape `(L,)`. Where no unit of a layer has two samples, `measured` is False,
-        the entropy 0 and its gradient 0.
+        `(entropies, measured)`, both of shape `(L,)`. If no unit of a layer has two samples, its `measured` is False,
+        and its entropy and gradient are 0.
     """
     if not attention_masks:
         raise ValueError("Batch entropy needs the activations of at least one layer.")
@@ -98,14 +98,14 @@ def measure_entropies(
     def layers() -> Iterator[_Layer]:
         for x, mask in zip(activations, attention_masks, strict=True):
             units = as_units(x, samples)
-            rows, positions, _ = units.shape
-            # Layers of one model nearly always share the mask: what it implies is worked out once.
-            key = (id(mask), rows, positions, x.device, torch.promote_types(x.dtype, torch.float32))
+            examples, positions, _ = units.shape
+            # Layers of one model nearly always share the mask, so one plan serves them all.
+            key = (id(mask), examples, positions, x.device, torch.promote_types(x.dtype, torch.float32))
             if key not in plans:
-                plans[key] = Plan.of(rows, positions, mask, samples, *key[3:])
+                plans[key] = Plan.of(examples, positions, mask, samples, *key[3:])
             yield _Layer(x, units, plans[key], moments_of(units.detach(), plans[key]))
 
-    alike: dict[Any, tuple[Plan, list[tuple[int, Tensor]]]] = {}  # layers whose units weigh the same
+    alike: dict[Any, tuple[Plan, list[tuple[int, Tensor]]]] = {}  # layers with the same weights and shape
     for index, layer in enumerate(layers() if merge is None else _merged(layers(), merge, samples)):
         half: Tensor = _HalfSquares.apply(layer.units, layer.plan, layer.moments, held_dtype)  # type: ignore[no-untyped-call]
         _run_backward_beside(half, layer.x)
@@ -121,19 +121,19 @@ def measure_entropies(
 
 
 def unit_entropies(variance: Tensor) -> Tensor:
-    """Entropy of units in nats, by their variance over the samples; of the same shape."""
+    """Entropy of each unit in nats, from its variance over the samples; same shape."""
     return 0.5 * torch.log1p(_PI_E * variance)
 
 
 class _Layer(NamedTuple):
     x: Tensor
-    units: Tensor  # (rows, positions, features)
+    units: Tensor  # (examples, positions, features)
     plan: Plan
     moments: Moments
 
 
 def _merged(layers: Iterable[_Layer], merge: Merge, samples: Samples) -> Iterator[_Layer]:
-    """The layers with the moments of these samples and others, and plans that count all of them."""
+    """The layers with their merged moments, and plans for the merged number of samples."""
     own = list(layers)
     plans: dict[int, Plan] = {}
     for layer, moments in zip(own, merge([layer.moments for layer in own], samples), strict=True):
@@ -145,9 +145,9 @@ def _merged(layers: Iterable[_Layer], merge: Merge, samples: Samples) -> Iterato
 class _HalfSquares(torch.autograd.Function):
     """Half the sum of squared deviations of each unit, whose gradient is the deviation.
 
-    Of activations that are not wider than `held_dtype` the backward pass holds themselves, which the model often
-    holds anyway, and their mean as a sum of two floats: one float32 cannot hold it closely enough to centre
-    activations whose mean is a thousand times their deviation. Of wider ones it holds the deviations, in that type.
+    For activations not wider than `held_dtype`, the backward pass stores the activations, which the model often
+    stores anyway, and their mean as a sum of two floats: one float32 is not precise enough to centre activations whose
+    mean is a thousand times their deviation. For wider activations it stores the deviations in `held_dtype`.
     """
 
     @staticmethod
@@ -171,13 +171,14 @@ class _HalfSquares(torch.autograd.Function):
 
 
 def _run_backward_beside(entropy: Tensor, x: Tensor) -> None:
-    """Let the gradient of `entropy` be computed when backward comes to the layer that made `x`.
+    """Schedule the backward of `entropy` together with the backward of the layer that computed `x`.
 
-    Autograd runs the nodes made last first, and the entropies are made after the whole forward pass: the gradients of
-    all layers would be held from the start of backward. A scheduling hint only, which PyTorch may stop offering.
+    Autograd runs the most recent nodes first. The entropies are computed after the whole forward pass, so the
+    gradients of all layers would be kept in memory from the start of backward. This is only a scheduling hint; it
+    relies on a private attribute of PyTorch and is skipped where that is missing.
     """
     if entropy.grad_fn is None or x.grad_fn is None or torch.compiler.is_compiling():
         return
-    node, maker = entropy.grad_fn, x.grad_fn
-    if hasattr(node, "_set_sequence_nr") and hasattr(maker, "_sequence_nr"):
-        node._set_sequence_nr(maker._sequence_nr())
+    node, producer = entropy.grad_fn, x.grad_fn
+    if hasattr(node, "_set_sequence_nr") and hasattr(producer, "_sequence_nr"):
+        node._set_sequence_nr(producer._sequence_nr())

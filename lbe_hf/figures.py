@@ -1,4 +1,4 @@
-"""Figures of what the layers let through (extra `plot`)."""
+"""Figures of the information flow through the layers (needs the extra `plot`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATISTICS = {
 def draw_flow(layers: Sequence[LayerStatistics], findings: Sequence[Finding]) -> Figure:
     """Batch entropy, variance share and effective rank of each layer, from the input on the left to the output.
 
-    The layers where a finding of the verdict starts are marked.
+    The layer at which each finding starts is marked.
     """
     names = [layer.name for layer in layers]
     figure = Figure(figsize=(4 + 0.12 * min(len(layers), 60), 7), layout="constrained")
@@ -49,7 +49,7 @@ def draw_flow(layers: Sequence[LayerStatistics], findings: Sequence[Finding]) ->
 def draw_flow_by_step(history: FlowHistory) -> Figure:
     """Batch entropy, variance share and effective rank as heat maps of layers by steps, the first layer at the bottom.
 
-    Steps at which the verdict got worse are marked.
+    Steps with a new fault are marked.
     """
     figure = Figure(figsize=(8, 9), layout="constrained")
     panels = figure.subplots(len(_STATISTICS), 1, sharex=True)
@@ -75,13 +75,13 @@ def draw_flow_by_step(history: FlowHistory) -> Figure:
 def draw_targets(
     layers: Sequence[str], entropies: Sequence[float], targets: Sequence[float], first_entropies: Sequence[float]
 ) -> Figure:
-    """The batch entropy of each layer at the end of training, in nats, beside its target and where it began.
+    """Batch entropy of each layer in nats at the first and the last log line, and its target.
 
     Args:
-        layers: names, one a layer.
-        entropies: at the last log line, one a layer.
-        targets: as learned, one a layer; empty if nothing was regularized.
-        first_entropies: at the first log line, one a layer; empty if unknown.
+        layers: names of the layers.
+        entropies: at the last log line, one per layer.
+        targets: learned targets, one per layer; empty if nothing was regularized.
+        first_entropies: at the first log line, one per layer; empty if unknown.
     """
     figure = Figure(figsize=(5.5, 1.3 + 0.26 * len(layers)), layout="constrained")
     axes = figure.subplots()
@@ -90,7 +90,7 @@ def draw_targets(
         axes.plot(first_entropies, places, "o:", color="0.6", fillstyle="none", label="at the first log line")
     axes.plot(entropies, places, "o-", color="tab:blue", label="at the last log line")
     if targets:
-        axes.plot(targets, places, "|", color="black", markersize=12, label="target as learned")
+        axes.plot(targets, places, "|", color="black", markersize=12, label="learned target")
     axes.set_yticks(places, layers, fontsize="small")
     axes.set_xlabel("batch entropy (nats)")
     highest = max(*entropies, *first_entropies, *targets, 0)
@@ -106,10 +106,10 @@ def draw_entropy_by_step(axes: Axes, log_history: Sequence[Mapping[str, Any]], h
     Args:
         axes: where to draw.
         log_history: `trainer.state.log_history` of a run with `lbe_log_entropy=True`.
-        highest: nats at the upper end of the colours; figures that are compared need the same one.
+        highest: upper end of the colour scale, in nats; use the same value for figures to be compared.
 
     Returns:
-        The image, for a colour bar.
+        The image, to which a colour bar can be attached.
 
     Raises:
         ValueError: the history has no entropies.

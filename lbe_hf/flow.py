@@ -1,4 +1,4 @@
-"""The command `lbe-flow`: which layer of a model loses the signal, on real examples."""
+"""The command `lbe-flow`: finds collapsed layers of a model on real examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXAMPLES = """examples:
   lbe-flow runs/model --data stanfordnlp/imdb --text_columns text --html flow.html
   lbe-flow google/vit-base-patch16-224 --data folder/of/images --json flow.json
 
-exit code: 0 the model is healthy, 1 a fault was found, 2 the input cannot be used
+exit code: 0 the model is healthy, 1 a fault was found, 2 unusable input
 """
 
 
@@ -50,39 +50,45 @@ def main(argv: list[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage before it."""
+        """Print one line, without the usage."""
         self.exit(2, f"error: {message} (see --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lbe-flow",
-        description="Prints what each layer of a model lets through on real examples, and the verdict.",
+        description="Measures the information flow through the layers of a model on examples, and prints a verdict.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL", help="Folder, or name on the Hub.")
+    parser.add_argument("model", metavar="MODEL", help="Folder, or name of a model on the Hub.")
     parser.add_argument(
         "--data",
         required=True,
-        help="File (.tsv, .csv, .json, .jsonl, .parquet), folder of images or audio files, or data set on the Hub.",
+        help="File (.tsv, .csv, .json, .jsonl, .parquet), folder of images or audio files, or dataset on the Hub.",
     )
-    parser.add_argument("--split", default="train", help="Of a data set on the Hub (default: train).")
-    parser.add_argument("--config_name", help="Configuration of a data set on the Hub.")
-    parser.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="One or two columns of text.")
-    parser.add_argument("--target_modules", help="Expression, or JSON list of names (default: the hidden states).")
+    parser.add_argument("--split", default="train", help="Split of a dataset on the Hub (default: train).")
+    parser.add_argument("--config_name", help="Configuration of a dataset on the Hub.")
+    parser.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="One or two text columns.")
+    parser.add_argument(
+        "--target_modules", help="Regular expression, or JSON list of module names (default: the hidden states)."
+    )
     parser.add_argument(
         "--samples",
         choices=get_args(Samples),
         default="sequence",
         help="What the variance runs over: examples (default) or tokens.",
     )
-    parser.add_argument("--batch_size", type=_positive, default=32, help="Examples of a batch (default: 32).")
-    parser.add_argument("--num_batches", type=_positive, default=4, help="Batches that are averaged (default: 4).")
-    parser.add_argument("--max_length", type=_positive, default=128, help="Tokens at which texts are cut.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="Write the measurement and the verdict there.")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="Write a page there; its figure needs matplotlib.")
+    parser.add_argument("--batch_size", type=_positive, default=32, help="Examples per batch (default: 32).")
+    parser.add_argument("--num_batches", type=_positive, default=4, help="Batches to average over (default: 4).")
+    parser.add_argument("--max_length", type=_positive, default=128, help="Maximum tokens per text (default: 128).")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="Write the measurement and the verdict to this file."
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="Write a page to this file; its figure needs matplotlib."
+    )
     return parser
 
 
@@ -96,7 +102,7 @@ def _positive(text: str) -> int:
 def _measure(args: argparse.Namespace) -> InformationFlow:
     for path in (args.json, args.html):
         if path is not None and not path.resolve().parent.is_dir():
-            raise ValueError(f"{path} is in a folder that does not exist.")
+            raise ValueError(f"The folder of {path} does not exist: create it first.")
     targets = _target_modules(args.target_modules)
     examples = load_examples(args.data, args.batch_size * args.num_batches, split=args.split, name=args.config_name)
     config = AutoConfig.from_pretrained(args.model)
@@ -115,12 +121,12 @@ def _target_modules(text: str | None) -> str | Sequence[str] | None:
         return text
     names = json.loads(text)
     if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"--target_modules must be an expression or a JSON list of names, not {text}.")
+        raise ValueError(f"--target_modules must be a regular expression or a JSON list of names, not {text}.")
     return list(names)
 
 
 def _load(name: str, config: PretrainedConfig) -> Any:
-    """The model with the head that it was saved with."""
+    """The model, including the head it was saved with."""
     saved_as = getattr(transformers, (config.architectures or [""])[0], AutoModel)
     try:
         return saved_as.from_pretrained(name, config=config)

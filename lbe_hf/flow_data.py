@@ -1,4 +1,4 @@
-"""Batches for any text, image or audio model from a file, a folder or a data set on the Hub."""
+"""Batches for any text, image or audio model from a file, a folder or a dataset on the Hub."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PretrainedConfig
 
 _FORMATS = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-_SHUFFLED = 10_000  # examples of a data set on the Hub among which those measured are drawn
+_SHUFFLED = 10_000  # size of the shuffle buffer for a dataset on the Hub, in examples
 
 Example = dict[str, Any]
 Collate = Callable[[Sequence[Example]], dict[str, torch.Tensor]]
 
 
 def load_examples(data: str, count: int, *, split: str = "train", name: str | None = None) -> list[Example]:
-    """Examples drawn with a fixed seed, `count` at most.
+    """At most `count` examples, drawn with a fixed seed.
 
     Args:
         data: a .tsv or .csv file with a header line, a .json, .jsonl or .parquet file; a folder of images or audio
-            files, or one that `Dataset.save_to_disk` wrote; else a data set on the Hub.
-        split: of a data set on the Hub.
-        name: configuration of a data set on the Hub.
+            files, or one written by `Dataset.save_to_disk`; otherwise a dataset on the Hub.
+        split: split of a dataset on the Hub.
+        name: configuration of a dataset on the Hub.
 
     Raises:
         ValueError: the format is unknown, or there is no example.
@@ -49,7 +49,7 @@ def load_examples(data: str, count: int, *, split: str = "train", name: str | No
             drawn = list(examples.shuffle(seed=0).select(range(min(len(examples), count))))
     except OSError:
         raise
-    except Exception as error:  # each format has errors of its own
+    except Exception as error:  # each format raises its own errors
         raise ValueError(f"{data} cannot be read: {error.__cause__ or error or type(error).__name__}") from error
     if not drawn:
         raise ValueError(f"{data} has no examples.")
@@ -59,15 +59,15 @@ def load_examples(data: str, count: int, *, split: str = "train", name: str | No
 def collate_for(
     model: str, config: PretrainedConfig, examples: Sequence[Example], text_columns: Sequence[str] | None, length: int
 ) -> Collate:
-    """The function that turns examples into the arguments of the model, by what the columns hold.
+    """A function that converts examples to the arguments of the model, depending on the type of the columns.
 
     Args:
-        model: name on the Hub or folder, for its tokenizer, image processor or feature extractor.
-        text_columns: one or two columns of text; None: the only column of images or audio, or all columns of text.
-        length: tokens at which texts are cut.
+        model: name on the Hub, or folder, of the tokenizer, image processor or feature extractor.
+        text_columns: one or two text columns. None: the first column of images or audio, or else all text columns.
+        length: maximum tokens per text.
 
     Raises:
-        ValueError: the columns are not there, or not of one kind.
+        ValueError: the columns do not exist, or there are not one or two of them.
         OSError: there is no tokenizer or processor.
     """
     kinds = {column: _kind(value) for column, value in examples[0].items()}
@@ -79,14 +79,14 @@ def collate_for(
     columns = list(text_columns or texts)
     if not 1 <= len(columns) <= 2 or not set(columns) <= set(kinds):
         raise ValueError(
-            f"Name one or two of these columns with --text_columns: {', '.join(kinds)}; "
+            f"--text_columns must name one or two of these columns: {', '.join(kinds)}; "
             f"not {', '.join(columns) or 'none'}."
         )
     return _texts(model, config, columns, length)
 
 
 def batches(examples: Sequence[Example], size: int, collate: Collate) -> Iterator[dict[str, torch.Tensor]]:
-    """The arguments of the model for `size` examples each; what is left for one example alone is left out."""
+    """The arguments of the model for `size` examples at a time; drops a last batch of one unless `size` is 1."""
     for start in range(0, len(examples), size):
         batch = examples[start : start + size]
         if len(batch) > 1 or size == 1:
@@ -100,24 +100,26 @@ def _from_folder(path: Path) -> Dataset:
     for builder, extensions in (("imagefolder", ImageFolder.EXTENSIONS), ("audiofolder", AudioFolder.EXTENSIONS)):
         if suffixes & set(extensions):
             return load_dataset(builder, data_dir=str(path), split="train")
-    raise ValueError(f"{path} has no images and no audio files: name a file of texts instead.")
+    raise ValueError(f"{path} has no images or audio files: for texts, name a file instead.")
 
 
 def _from_file(path: Path) -> Dataset:
     if path.suffix not in _FORMATS:
-        raise ValueError(f"{path} is none of {', '.join(_FORMATS)}.")
-    if _FORMATS[path.suffix] == "json":  # anything else ends the process inside pyarrow
+        raise ValueError(f"the file must be one of {', '.join(_FORMATS)}.")
+    if _FORMATS[path.suffix] == "json":  # pyarrow aborts the process on anything else
         with path.open("rb") as file:
             if file.read(2**16).lstrip()[:1] not in (b"[", b"{"):
-                raise ValueError("it is neither a JSON list nor lines of JSON objects.")
-    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}  # GLUE quotes nothing
+                raise ValueError("the file is neither a JSON list nor lines of JSON objects.")
+    options = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    )  # GLUE files have no quoting
     return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "text"
-    if hasattr(value, "getbands"):  # Pillow, which only images need
+    if hasattr(value, "getbands"):  # a Pillow image; Pillow may not be installed
         return "image"
     if hasattr(value, "get_all_samples") or (isinstance(value, list) and value and isinstance(value[0], float)):
         return "audio"
@@ -127,14 +129,14 @@ def _kind(value: Any) -> str:
 def _texts(model: str, config: PretrainedConfig, columns: Sequence[str], length: int) -> Collate:
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    config.pad_token_id = tokenizer.pad_token_id  # without which a decoder cannot classify more than one text
+    config.pad_token_id = tokenizer.pad_token_id  # required by decoders to classify batches
 
     def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         texts = [[str(example[column]) for example in examples] for column in columns]
         inputs = dict(tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt"))
         special = torch.isin(inputs["input_ids"], torch.tensor(tokenizer.all_special_ids))
         if special.all():
-            raise ValueError(f"The tokenizer of {model} knows no word of the examples: is it the model's own?")
+            raise ValueError(f"The tokenizer of {model} knows no token of the examples: use the model's own.")
         if config.is_encoder_decoder:
             inputs["decoder_input_ids"] = inputs["input_ids"]
             inputs["decoder_attention_mask"] = inputs["attention_mask"]

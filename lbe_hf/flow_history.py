@@ -1,4 +1,4 @@
-"""What each layer let through in the course of a training, and when the verdict got worse."""
+"""Information flow over the course of a training run, and the steps at which faults appeared."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ STATISTICS = [field.name for field in fields(LayerStatistics) if field.name != "
 
 @dataclass(frozen=True)
 class Event:
-    """A fault of a kind that was not there before."""
+    """The first fault of its kind in a run."""
 
     step: int
-    """Optimizer steps made when it was found."""
+    """Number of optimizer steps when it was found."""
     healthy_at: int | None
-    """The step of the last measurement without it; None if there was none before."""
+    """Step of the last measurement without it; None if it was found in the first measurement."""
     kind: str
     layer: str
     message: str
     remedy: str
 
     def __str__(self) -> str:
-        since = "from the first measurement on" if self.healthy_at is None else f"not yet at step {self.healthy_at}"
+        since = "first measurement" if self.healthy_at is None else f"not present at step {self.healthy_at}"
         return f"Step {self.step} ({since}): {self.message} {self.remedy}"
 
 
 @dataclass
 class FlowHistory:
-    """Measurements of one training, oldest first."""
+    """Measurements of one training run, oldest first."""
 
     steps: list[int] = field(default_factory=list)
     layers: list[list[LayerStatistics]] = field(default_factory=list)
-    """Of each step."""
+    """Statistics of the layers, for each step."""
     events: list[Event] = field(default_factory=list)
     verdict: list[str] = field(default_factory=list)
-    """Of the last measurement."""
+    """Verdict of the last measurement."""
 
     def add(
         self, step: int, layers: Sequence[LayerStatistics], findings: Sequence[Finding], verdict: Sequence[str]
     ) -> list[Event]:
-        """Record a measurement of the same layers, and return its faults of a kind that no event has had so far."""
+        """Record a measurement of the same layers, and return an event for each fault of a new kind."""
         known = {event.kind for event in self.events}
         before = self.steps[-1] if self.steps else None
         new = [
@@ -64,7 +64,7 @@ class FlowHistory:
         return new
 
     def to_dict(self) -> dict[str, Any]:
-        """Names of the layers, then a list for each statistic with a list of numbers for each step."""
+        """Names of the layers, and for each statistic a list with the values of the layers at each step."""
         return {
             "names": [layer.name for layer in self.layers[-1]] if self.layers else [],
             "steps": self.steps,
@@ -77,18 +77,18 @@ class FlowHistory:
         }
 
     def save(self, path: Path) -> None:
-        """As JSON, all or nothing."""
+        """Write as JSON, atomically."""
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
         unfinished.replace(path)
 
     @staticmethod
     def load(path: Path) -> FlowHistory:
-        """What `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is not one of these.
+            ValueError: the file was not written by `save`.
         """
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ class FlowHistory:
             events = [Event(**event) for event in record["events"]]
             return FlowHistory(record["steps"], layers, events, record["verdict"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is no record of an InformationFlowCallback.") from error
+            raise ValueError(f"{path} is not a record of an InformationFlowCallback.") from error
 
 
 def _none_for_nan(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Information flow as HTML: a fragment for notebooks, and pages that need no other file."""
+"""Information flow as HTML: a fragment for notebooks, and self-contained pages."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def fragment(verdict: Sequence[str], table: Sequence[Sequence[str]]) -> str:
-    """The lines of a verdict, and a table whose first row has the names of the columns."""
+    """The lines of the verdict, then the table; its first row is the header."""
     return str(_template().module.measurement(verdict, table))
 
 
 def page(title: str, verdict: Sequence[str], table: Sequence[Sequence[str]], figure: Figure | None) -> str:
-    """A page for one measurement."""
+    """Page of one measurement."""
     return _render(title=title, verdict=verdict, table=table, figures=[] if figure is None else [_svg(figure)])
 
 
 def history_page(title: str, history: FlowHistory) -> str:
-    """A page for a training: heat maps of layers by steps, and the events (extra `plot`)."""
+    """Page of a training run: the events, and heat maps of layers by steps (needs the extra `plot`)."""
     from .figures import draw_flow_by_step
 
     figures = [_svg(draw_flow_by_step(history))] if history.steps else []
@@ -51,7 +51,7 @@ def _template() -> Any:
 
 
 def _svg(figure: Figure) -> str:
-    """Markup of the figure without the lines that an SVG file starts with."""
+    """The figure as an SVG element, without the XML header."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()

@@ -1,4 +1,4 @@
-"""Code around the forward pass of a module, whoever calls it."""
+"""Wraps the forward pass of a module, regardless of its caller."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Forward = Callable[..., Any]
 
 
 @contextmanager
-def around_forward(module: nn.Module, stand_in: Callable[..., Any]) -> Iterator[None]:
-    """Let `stand_in(forward, args, kwargs)` be called in place of `module.forward` inside the context.
+def around_forward(module: nn.Module, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """Call `wrapper(forward, args, kwargs)` instead of `module.forward` inside the context.
 
-    The forward hooks of PyTorch do not suffice: they run where a module is called, and PEFT's LoRA as well as
-    sentence-transformers call the `forward` of the model inside them.
+    Forward hooks of PyTorch are not sufficient: they run only when the module itself is called, but PEFT's LoRA and
+    sentence-transformers call the `forward` method of the inner model.
     """
     forward, own = module.forward, vars(module).get("forward")
 
     @functools.wraps(forward)
     def replaced(*args: Any, **kwargs: Any) -> Any:
-        return stand_in(forward, args, kwargs)
+        return wrapper(forward, args, kwargs)
 
-    if "torch._dynamo" in sys.modules:  # a compiled model is entered here, and compiled from `forward` on
+    if "torch._dynamo" in sys.modules:  # only the original `forward` is compiled, not this wrapper
         replaced = torch.compiler.disable(replaced, recursive=False)  # type: ignore[no-untyped-call]
-    replaced._stands_in_for = forward  # type: ignore[attr-defined]
+    replaced._lbe_wraps = forward  # type: ignore[attr-defined]
     module.forward = replaced
     try:
         yield
@@ -42,17 +42,17 @@ def around_forward(module: nn.Module, stand_in: Callable[..., Any]) -> Iterator[
 
 
 def is_replaced(module: nn.Module) -> bool:
-    """Whether a library has put another `forward` on the module; autocasting, as accelerate does it, is none."""
+    """Whether a library replaced `forward` of the module. The autocast wrapper of accelerate does not count."""
     forward: Any = vars(module).get("_original_forward", vars(module).get("forward"))
-    while hasattr(forward, "_stands_in_for"):
-        forward = forward._stands_in_for
+    while hasattr(forward, "_lbe_wraps"):
+        forward = forward._lbe_wraps
     return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def argument(forward: Forward, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Any:
-    """Value of the argument `name` in a call, also where a dictionary of inputs is passed as one argument.
+    """Value of the argument `name` in a call, or None if it is not given.
 
-    None if it is not given.
+    Also finds it in a dictionary of inputs that is passed as one argument.
     """
     if name in kwargs:
         return kwargs[name]

@@ -1,4 +1,4 @@
-"""Whether a gradient of an activation reaches what is trained."""
+"""Checks whether the gradient of an activation reaches trainable parameters."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 
 def train_nothing(values: Iterable[Tensor]) -> list[bool]:
-    """For each tensor whether its gradient reaches no trainable parameter.
+    """For each tensor, whether its gradient reaches no trainable parameter.
 
-    Found by walking the graph of autograd from the tensor towards its inputs. A gradient that enters a segment of
-    reentrant activation checkpointing counts as one that reaches parameters: its graph is not known before backward.
+    Walks the autograd graph from the tensor to its inputs. A gradient that enters a segment of reentrant activation
+    checkpointing counts as reaching parameters, because the graph of the segment is unknown before backward.
     """
     trains: dict[Any, bool] = {}
     return [not _trains(value.grad_fn, trains) for value in values]
 
 
 def _trains(start: Any, known: dict[Any, bool]) -> bool:
-    """Whether a parameter is reached from a node; `known` keeps what the walks found."""
+    """Whether a trainable parameter is reachable from a node; `known` caches the results."""
     seen: set[Any] = set()
     pending = [start]
     while pending:

@@ -1,4 +1,4 @@
-"""The hidden states of Transformers models as activations."""
+"""Hidden states of Transformers models as activations."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _KEYS = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
 
 
 class HiddenStates:
-    """The hidden states of the Transformers models in `model`, requested in the calls of their `forward`.
+    """Hidden states of the Transformers models in `model`, requested when their `forward` is called.
 
-    They are taken out of what `forward` returns unless its caller asked for them, too. Encoder-decoder models give the
-    encoder's states, then the decoder's. If a library has replaced the `forward` of a model, as TRL does, the states
-    are those of its backbone.
+    They are removed from the output of `forward` unless its caller requested them. Encoder-decoder models yield the
+    hidden states of the encoder, then those of the decoder. If a library has replaced the `forward` of a model, as TRL
+    does, the hidden states are those of its backbone.
 
     Args:
-        model: or a module with Transformers models inside.
-        every_layer: refuse models that drop layers at random when they are trained (default).
+        model: a Transformers model, or a module that contains Transformers models.
+        every_layer: refuse models that drop layers at random in training (default True).
 
     Raises:
-        ValueError: there is no model whose `forward` takes `output_hidden_states`, or one drops layers at random.
+        ValueError: no `forward` takes `output_hidden_states`, or a model drops layers at random.
     """
 
     def __init__(self, model: nn.Module, *, every_layer: bool = True) -> None:
         self._models = models_with_hidden_states(model)
         if not self._models:
             raise ValueError(
-                f"{type(model).__name__} takes no output_hidden_states: name the modules to regularize "
+                f"{type(model).__name__} does not take output_hidden_states: name the modules to regularize "
                 "with lbe_target_modules."
             )
         for inside in self._models.values() if every_layer else ():
@@ -66,7 +66,7 @@ class HiddenStates:
         recording = Recording(sink=sink)
         with ExitStack() as stack:
             for name, model in self._models.items():
-                # TRL replaces the `forward` of a model by one that keeps the hidden states of the backbone to itself.
+                # The `forward` that TRL puts on a model calls the backbone, and does not return its hidden states.
                 called: nn.Module = getattr(model, "base_model", model) if is_replaced(model) else model
                 prefix = f"{name}." if len(self._models) > 1 else ""
                 request = _Request(recording, prefix, called, labelled(labels), with_gradient)
@@ -80,7 +80,7 @@ class HiddenStates:
         )
 
     def _sharded_away(self) -> str:
-        """What FSDP2 has to do with it: it renames the classes of what it shards, by which Transformers knows them."""
+        """The cause if FSDP2 shards an inner model: it renames the class, so Transformers does not recognize it."""
         for model in self._models.values():
             for module in model.modules():
                 name = type(module).__name__
@@ -91,14 +91,14 @@ class HiddenStates:
 
 
 def models_with_hidden_states(model: nn.Module) -> dict[str, nn.Module]:
-    """The models in `model`, by name, whose `forward` takes `output_hidden_states`."""
+    """The models in `model` whose `forward` takes `output_hidden_states`, by name."""
     models: dict[str, nn.Module] = {**transformers_models(model)} or {"": model}
     return {name: inside for name, inside in models.items() if _request_for(inside)}
 
 
 @dataclass(frozen=True)
 class _Request:
-    """Calls the `forward` of a model so that it returns its hidden states, which go into the recording."""
+    """Requests the hidden states in a call of `forward`, and records them."""
 
     recording: Recording
     prefix: str
@@ -128,7 +128,7 @@ class _Request:
         return self._as_asked(outputs, states, given)
 
     def _as_asked(self, outputs: Any, states: Mapping[str, Any], given: Callable[[str], Any]) -> Any:
-        """What `forward` would have returned if nobody had asked for more than its caller."""
+        """The output that the caller of `forward` requested."""
         config = getattr(self.model, "config", None)
         asked, returns_dict = given("output_hidden_states"), given("return_dict")
         if not (getattr(config, "output_hidden_states", False) if asked is None else asked) and states:
@@ -139,7 +139,7 @@ class _Request:
 
 
 def _request_for(model: nn.Module) -> dict[str, bool]:
-    """Arguments by which the model returns its hidden states, in a dictionary; empty if it takes none."""
+    """Arguments that make the model return its hidden states in a dictionary; empty if it does not support them."""
     parameters = inspect.signature(type(model).forward).parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     names = [name for name in ("output_hidden_states", "return_dict") if takes_any or name in parameters]
@@ -147,12 +147,14 @@ def _request_for(model: nn.Module) -> dict[str, bool]:
 
 
 def _count_hidden_states(config: Any) -> int | None:
-    """How many hidden states a Transformers model of this configuration returns, where the configuration tells."""
-    if config is None or not hasattr(config, "get_text_config") or hasattr(config, "block_sizes"):  # as of Funnel
+    """Number of hidden states of a Transformers model, or None if its configuration does not determine it."""
+    if (
+        config is None or not hasattr(config, "get_text_config") or hasattr(config, "block_sizes")
+    ):  # Funnel has `block_sizes`
         return None
     try:
         text = config.get_text_config()
-    except ValueError:  # several of them
+    except ValueError:  # several text configurations
         return None
     layers: int | None = getattr(text, "num_hidden_layers", None)
     if not getattr(config, "is_encoder_decoder", False):

@@ -1,4 +1,4 @@
-"""What the activations of a layer show beside their batch entropy, in numbers that do not depend on their scale."""
+"""Statistics of the activations of a layer: batch entropy, and measures that do not depend on the scale."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from .entropy import unit_entropies
 from .moments import Moments, Plan, Samples, as_units, moments_of
 
 MAX_GRAM_SAMPLES = 512
-"""Samples that the effective rank is taken over, at most: evenly spaced ones of larger batches."""
+"""Maximum number of samples for the effective rank; larger batches are subsampled evenly."""
 
 DEAD_SHARE = 1e-12
-"""Variance share of a unit up to which it has no variance: float32 rounding, 6e-8 of a value, gives 4e-15."""
+"""Variance share up to which a unit counts as constant. Float32 rounding, 6e-8 of a value, gives 4e-15."""
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """What one layer lets through, over the samples of a batch or as the mean over batches.
+    """Statistics of one layer over the samples of a batch, or averaged over batches.
 
-    A statistic is NaN if it could not be measured: there are values that are not finite, or fewer than two samples.
+    A statistic is NaN if it could not be measured because of non-finite values or fewer than two samples.
     """
 
     name: str
     batch_entropy: float
-    """In nats, as `lbe_hf.batch_entropy` defines it. Depends on the scale of the activations."""
+    """In nats, as defined by `lbe_hf.batch_entropy`. Depends on the scale of the activations."""
     variance_share: float
-    """`sum var / sum (var + mean^2)` over the units, 0 to 1: how much of the activations differs between the samples.
-    One minus it is about the mean cosine similarity of two samples."""
+    """`sum var / sum (var + mean^2)` over the units, 0 to 1: the fraction of the second moment that is variance
+    over the samples. One minus it is approximately the mean cosine similarity of two samples."""
     effective_rank: float
-    """`tr(G)^2 / tr(G^2)` of the Gram matrix G of the centred samples, from 1 to one less than their number: in how
-    many directions the samples differ. 0 where they do not differ."""
+    """`tr(G)^2 / tr(G^2)` of the Gram matrix G of the centred samples, from 1 to the number of samples minus one: the
+    number of directions in which the samples differ. 0 if they do not differ."""
     dead_units: float
-    """Share of the features (channels of convolutions) without variance over the batch, at every position."""
+    """Fraction of the features (channels of convolutions) that have no variance over the batch at any position."""
     nonfinite: float
-    """Share of the values that are NaN or infinite."""
+    """Fraction of the values that are NaN or infinite."""
     max_rank: float
-    """What the effective rank can be at most: the number of features, or one less than that of the samples."""
+    """Upper bound of the effective rank: the number of units, or the number of samples minus one if it is smaller."""
 
     @staticmethod
     def unmeasured(name: str, nonfinite: float = 0.0) -> LayerStatistics:
-        """Of a layer with values that are not finite, or without two samples."""
+        """Statistics of a layer with non-finite values, or with fewer than two samples."""
         return LayerStatistics(name, math.nan, math.nan, math.nan, math.nan, nonfinite, max_rank=0)
 
     @staticmethod
     def over(parts: Sequence[LayerStatistics]) -> LayerStatistics:
-        """Of one layer over several batches: means, the least share of dead units, the largest of `nonfinite`."""
+        """Combine several batches of one layer: minimum of `dead_units`, maximum of `nonfinite`, otherwise means."""
 
         def mean(statistic: str) -> float:
             values = [value for part in parts if not math.isnan(value := getattr(part, statistic))]
@@ -65,19 +65,18 @@ class LayerStatistics:
 def layer_statistics(
     name: str, x: Tensor, attention_mask: Tensor | None = None, samples: Samples = "sequence"
 ) -> LayerStatistics:
-    """Statistics of one layer's activations; on an accelerator this waits for the device.
+    """Statistics of the activations of one layer. Synchronizes with the device.
 
-    The effective rank costs `n^2` multiplications for each feature and position, with n the number of samples, at
-    most 512.
+    The effective rank takes `n^2` multiplications per feature and position, for n samples, at most 512.
 
     Args:
-        name: of the layer.
+        name: name of the layer.
         x: activations, shape `(B, ...)`; for hidden states `(B, T, D)`.
         attention_mask: as for `lbe_hf.batch_entropy`.
         samples: as for `lbe_hf.batch_entropy`.
 
     Raises:
-        ValueError: as `lbe_hf.batch_entropy`, but for too few samples.
+        ValueError: as for `lbe_hf.batch_entropy`, except for too few samples.
     """
     with torch.autocast(x.device.type, enabled=False):
         units, plan = _plan(x, attention_mask, samples)
@@ -100,7 +99,7 @@ def layer_statistics(
 
 @torch.no_grad()
 def dead_and_nonfinite(x: Tensor, attention_mask: Tensor | None = None) -> tuple[float, float]:
-    """Only `dead_units` and `nonfinite` of `LayerStatistics`; the first one is NaN where the other is not 0."""
+    """`dead_units` and `nonfinite` of `LayerStatistics`; `dead_units` is NaN if `nonfinite` is not 0."""
     with torch.autocast(x.device.type, enabled=False):
         units, plan = _plan(x, attention_mask, "sequence")
         nonfinite = _nonfinite(units, plan)
@@ -114,9 +113,9 @@ def dead_and_nonfinite(x: Tensor, attention_mask: Tensor | None = None) -> tuple
 
 def _plan(x: Tensor, attention_mask: Tensor | None, samples: Samples) -> tuple[Tensor, Plan]:
     units = as_units(x, samples)
-    rows, positions, _ = units.shape
+    examples, positions, _ = units.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return units, Plan.of(rows, positions, attention_mask, samples, x.device, dtype)
+    return units, Plan.of(examples, positions, attention_mask, samples, x.device, dtype)
 
 
 def _nonfinite(units: Tensor, plan: Plan) -> float:
@@ -128,15 +127,15 @@ def _nonfinite(units: Tensor, plan: Plan) -> float:
 
 
 def _dead(variance: Tensor, second: Tensor, plan: Plan, dimensions: int, samples: Samples) -> Tensor:
-    """Share of dead features: of `(B, T, D)` the last dimension, of `(B, D)` and `(B, C, H, W)` the second one."""
+    """Fraction of dead features: the last dimension of `(B, T, D)`, the second one of `(B, D)` and `(B, C, H, W)`."""
     alive = (variance > DEAD_SHARE * second) & (plan.count >= 2)
     over = 0 if dimensions == 3 or samples == "token" else 1
     return 1 - alive.any(over).to(variance.dtype).mean()
 
 
 def _effective_rank(units: Tensor, plan: Plan, moments: Moments) -> tuple[Tensor, int]:
-    """Effective rank, and over how many samples."""
-    # Scaled, so that the squares of the squares neither overflow nor vanish.
+    """Effective rank, and the number of samples it was computed from."""
+    # Scaled so that fourth powers neither overflow nor underflow.
     scale = moments.squares.mean().sqrt().clamp(min=torch.finfo(moments.squares.dtype).tiny)
     if plan.pool_positions:
         flat = units.flatten(0, 1)

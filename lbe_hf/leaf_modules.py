@@ -1,4 +1,4 @@
-"""Modules that lose what they are given, which hidden states need not show: a residual connection goes around them."""
+"""Finds modules with constant or non-finite outputs, which residual connections can hide from hidden states."""
 
 from __future__ import annotations
 
@@ -18,43 +18,47 @@ _NO_LAYERS = (nn.Embedding, nn.Dropout, nn.Identity, nn.Flatten, nn.modules.loss
 
 @dataclass(frozen=True)
 class ModuleStatistics:
-    """What a module makes of inputs that are finite and differ between the samples."""
+    """Faults in the output of a module that are not already in its input."""
 
     name: str
     dead_units: float = math.nan
-    """Share of the features of its output without variance over the batch, at every position; the least of all calls.
-    0 where as many features of its input have none, NaN if all of them never had any."""
+    """Fraction of the output features that have no variance over the batch at any position; the minimum over all
+    calls. 0 if the fraction in the input is at least as large, NaN if all features of the input were constant."""
     nonfinite: float = 0.0
-    """Share of the values of its output that are NaN or infinite; the largest of all calls."""
+    """Fraction of the output values that are NaN or infinite, for finite inputs; the maximum over all calls."""
 
 
 @dataclass
 class LeafModules:
-    """The innermost modules of a model, checked by forward hooks that exist only while listening; nothing is held."""
+    """Checks the innermost modules of a model with temporary forward hooks. No activations are stored."""
 
     model: nn.Module
     statistics: dict[str, ModuleStatistics] = field(default_factory=dict)
-    """Of the modules that could be measured, in the order of their first calls."""
+    """Statistics of the modules that could be measured, in the order of their first calls."""
 
     @contextmanager
-    def listen(self, rows: int, mask: Tensor | None) -> Iterator[None]:
-        """Check the modules that are called inside the context.
+    def listen(self, batch_size: int, mask: Tensor | None) -> Iterator[None]:
+        """Check the modules called inside the context.
 
         Args:
-            rows: examples of the batch, B; an output with another first dimension is left alone.
-            mask: where tokens are real, `(B, T)`, used for outputs that it fits.
+            batch_size: number of examples B; outputs with another first dimension are skipped.
+            mask: `(B, T)`, True at real tokens; used for outputs of matching shape.
         """
         with ExitStack() as stack:
             for name, module in leaf_modules(self.model).items():
-                stack.callback(module.register_forward_hook(partial(self._check, name, rows, mask)).remove)
+                stack.callback(module.register_forward_hook(partial(self._check, name, batch_size, mask)).remove)
             yield
 
-    def _check(self, name: str, rows: int, mask: Tensor | None, module: nn.Module, args: Any, output: Any) -> None:
-        given = next((value for value in args if _is_activation(value, rows)), None)
-        if given is None or not _is_activation(output, rows):
+    def _check(
+        self, name: str, batch_size: int, mask: Tensor | None, module: nn.Module, args: Any, output: Any
+    ) -> None:
+        given = next((value for value in args if _is_activation(value, batch_size)), None)
+        if given is None or not _is_activation(output, batch_size):
             return
         dead, nonfinite = dead_and_nonfinite(output, fitting(mask, output))
-        if dead > 0 or nonfinite > 0:  # what it was given says whether it is to blame, and is read only then
+        if (
+            dead > 0 or nonfinite > 0
+        ):  # a fault that is in the input already is not counted; the input is read only here
             dead_before, nonfinite_before = dead_and_nonfinite(given, fitting(mask, given))
             nonfinite = nonfinite if nonfinite_before == 0 else 0.0
             if dead <= dead_before:
@@ -65,7 +69,7 @@ class LeafModules:
 
 
 def leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules without modules inside that compute something of activations, by name."""
+    """Modules without submodules that transform activations, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -74,15 +78,15 @@ def leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """The mask, if it is one of the second dimension of `x`: a pooled `(B, D)` output has no positions to mask."""
+    """The mask if it matches the first two dimensions of `x`; a pooled `(B, D)` output has no positions to mask."""
     return mask if mask is not None and x.dim() > 2 and x.shape[:2] == mask.shape else None
 
 
-def _is_activation(value: Any, rows: int) -> bool:
+def _is_activation(value: Any, batch_size: int) -> bool:
     return (
         isinstance(value, Tensor)
         and value.is_floating_point()
         and value.dim() > 1
-        and value.shape[0] == rows
+        and value.shape[0] == batch_size
         and 0 not in value.shape
     )

@@ -1,4 +1,4 @@
-"""How losses are normalized over the micro-batches of an optimizer step, and what `Trainer` assumes of models."""
+"""Normalization of the loss over the micro-batches of an optimizer step, and what `Trainer` assumes about it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _judged: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def trainer_divides(trainer: Trainer, num_items_in_batch: Any) -> bool:
-    """Whether `training_step` divides what `compute_loss` returns by the gradient accumulation steps."""
-    scaled: bool | None = getattr(trainer, "loss_is_scaled_for_ga", None)  # of transformers 5.19 and newer
+    """Whether `training_step` divides the result of `compute_loss` by the gradient accumulation steps."""
+    scaled: bool | None = getattr(trainer, "loss_is_scaled_for_ga", None)  # transformers >= 5.19
     if scaled is None:
         by_items = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
         scaled = by_items or trainer.compute_loss_func is not None
@@ -29,26 +29,26 @@ def trainer_divides(trainer: Trainer, num_items_in_batch: Any) -> bool:
 
 
 def own_loss_corrected(trainer: Trainer, model: nn.Module, accumulation_steps: int) -> AbstractContextManager[None]:
-    """Context in which a model that ignores `num_items_in_batch` returns the loss that `Trainer` takes it to return.
+    """Context in which the loss of a model that ignores `num_items_in_batch` is normalized as `Trainer` expects.
 
-    `Trainer` passes that number to any `forward` with `**kwargs`, and then neither divides the loss by the
-    accumulation steps nor leaves out the factor for the number of processes (transformers issue 47688). Only the loss
-    that the model computes itself is corrected, and only where it was given the number.
+    `Trainer` passes that number to any `forward` with `**kwargs` and assumes that the loss is divided by it. It
+    therefore does not divide by the accumulation steps, and multiplies by the number of processes (transformers issue
+    47688). Only a loss computed by the model itself is corrected, and only if the model received the number.
 
     Args:
-        model: the model of the trainer, not wrapped for distributed training.
-        accumulation_steps: micro-batches of the optimizer step; 1 in evaluation.
+        model: the model of the trainer, without wrappers for distributed training.
+        accumulation_steps: number of micro-batches of the optimizer step; 1 in evaluation.
     """
     processes = 1
     if trainer.args.average_tokens_across_devices:
         get_tp_size = getattr(trainer, "get_tp_size", lambda: 1)
         processes = trainer.accelerator.num_processes // get_tp_size()
-    # With `loss_is_scaled_for_ga = False`, the remedy of transformers 5.19, it divides by the steps itself.
+    # With `loss_is_scaled_for_ga = False` (transformers >= 5.19), Trainer itself divides by the steps.
     divisor = processes * (1 if trainer_divides(trainer, num_items_in_batch=1) else accumulation_steps)
     inside = base_model(model)
     if divisor == 1 or hasattr(inside, "accepts_loss_kwargs"):
         return nullcontext()
-    if inside not in _judged:  # reading the source takes milliseconds
+    if inside not in _judged:  # cached, because parsing the source takes milliseconds
         _judged[inside] = ignores_num_items(inside)
     if not _judged[inside]:
         return nullcontext()
@@ -72,11 +72,12 @@ def _loss_divided(model: nn.Module, divisor: int) -> Iterator[None]:
 
 
 def ignores_num_items(model: nn.Module) -> bool:
-    """Whether it is certain that the loss of a Transformers model does not depend on `num_items_in_batch`.
+    """Whether the loss of a Transformers model certainly does not depend on `num_items_in_batch`.
 
-    Read off the source of `forward`: the labels, or what is made of them, never enter the same call as the keyword
-    arguments, of which the number is one, or only one that computes no loss, or a `loss_function` that does not take
-    the number. Where that cannot be seen, as where an inner model gets both, the assumption of `Trainer` stands.
+    Decided from the source of `forward`: no call receives both the keyword arguments, which include the number, and
+    the labels or values derived from them. Calls that compute no loss are allowed, as is a `loss_function` that does
+    not take the number. If the source leaves it open, for example because an inner model receives both, the result is
+    False: the assumption of `Trainer` is kept.
     """
     if not isinstance(model, PreTrainedModel) or is_replaced(model):
         return False
@@ -108,14 +109,14 @@ def ignores_num_items(model: nn.Module) -> bool:
 
 
 def _calls_backbone(model: nn.Module, call: ast.Call) -> bool:
-    """Whether a model inside is called that computes no loss, as a decoder that gets the labels shifted."""
+    """Whether the call is to an inner model that computes no loss, such as a decoder given the shifted labels."""
     name = ast.unparse(call.func).removeprefix("self.")
     called = getattr(model, name, None) if name.isidentifier() else None
     return isinstance(called, PreTrainedModel) and "labels" not in inspect.signature(type(called).forward).parameters
 
 
 def _names_made_of(name: str, tree: ast.AST) -> set[str]:
-    """The name and those of the variables that are computed from it."""
+    """The name, and the names of all variables computed from it."""
     assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
     names, before = {name}, 0
     while len(names) > before:

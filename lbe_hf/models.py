@@ -1,4 +1,4 @@
-"""The models inside a model."""
+"""Finds the Transformers models inside a module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 
 def transformers_models(model: nn.Module, name: str = "") -> dict[str, PreTrainedModel]:
-    """The Transformers models in a model, by name: those that are not part of another one."""
+    """The outermost Transformers models in a module, by name."""
     if isinstance(model, PreTrainedModel):
         return {name: model}
     found: dict[str, PreTrainedModel] = {}
@@ -19,5 +19,5 @@ def transformers_models(model: nn.Module, name: str = "") -> dict[str, PreTraine
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The Transformers model inside a PEFT model; any other model as it is."""
+    """The Transformers model inside a PEFT model; any other model unchanged."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]

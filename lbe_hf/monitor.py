@@ -1,4 +1,4 @@
-"""Losses and entropies of a regularized run between two log lines, and over the whole run."""
+"""Means of losses and entropies between two log lines, and over a whole run."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 
 def by_layer(line: Mapping[str, Any], quantity: str) -> list[float]:
-    """Values of each layer in a log line, first to last; empty if there are none. `quantity`: "entropy" or "target".
+    """Values of a log line for each layer, in order; empty if there are none. `quantity`: "entropy" or "target".
 
-    By number: a resumed run has its log sorted by name, where layer 100 comes before layer 11.
+    Sorted by number, because the log of a resumed run is sorted by name, with layer 100 before layer 11.
     """
     names = [name for name in line if name.startswith(f"{quantity}/layer_")]
     return [line[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
 
 
 class Measurement(NamedTuple):
-    """What `compute_loss` measured in one micro-batch."""
+    """Measurement of one micro-batch in `compute_loss`."""
 
-    penalty: Tensor  # (), as it was added to the loss or multiplied with it; 0 where it was left out
+    penalty: Tensor  # (), as used in the loss; 0 if it was not applied
     entropies: Tensor  # (L,), in nats
     measured: Tensor  # (), whether the entropies could be measured
-    reversing: Tensor  # (), whether the penalty was left out because the task loss is not positive
+    reversing: Tensor  # (), whether it was not applied because the task loss is not positive
 
 
 class Means(NamedTuple):
@@ -33,31 +33,30 @@ class Means(NamedTuple):
     task_loss: float
     lbe_loss: float
     unmeasured: float
-    """Share of the micro-batches whose entropies could not be measured."""
+    """Fraction of the micro-batches whose entropies could not be measured."""
     reversing: float
-    """Share of the micro-batches whose task loss was not positive in the product form."""
+    """Fraction of the micro-batches whose task loss was not positive in the product form."""
     entropies: list[float]
     """Batch entropy of each layer, in nats; empty if nothing was measured."""
 
 
 class EntropyMonitor:
-    """Sums of losses and entropies, kept on the device so that a training step never waits for them."""
+    """Sums of losses and entropies, kept on the device so that training steps do not synchronize."""
 
     def __init__(self) -> None:
         self.last: Means | None = None
-        """Means as `since_last` gave them last."""
-        self._step: Tensor | None = None  # of the optimizer step that is being made
+        """Most recent means returned by `since_last`."""
+        self._step: Tensor | None = None  # of the current optimizer step
         self._line: Tensor | None = None  # since the last log line
         self._run: Tensor | None = None
         self._line_steps = self._run_steps = 0
 
     def add(self, loss: Tensor, lbe_loss: Tensor, measurement: Measurement) -> None:
-        """Count one micro-batch; if nothing was measured in it, only its loss counts.
+        """Add one micro-batch; if it could not be measured, only its loss is added.
 
         Args:
-            loss: regularized loss as it goes into the gradient, shape `()`: already divided by what gradient
-                accumulation divides it by.
-            lbe_loss: part of it that is not the task loss, shape `()`.
+            loss: regularized loss of shape `()`, already divided for gradient accumulation.
+            lbe_loss: its part that is not the task loss, shape `()`.
         """
         measured = measurement.measured.to(loss.dtype)
         reversing = measurement.reversing.to(loss.dtype)
@@ -67,11 +66,11 @@ class EntropyMonitor:
 
     @property
     def step(self) -> Tensor | None:
-        """Sums of this process over the optimizer step that is being made; None before its first micro-batch."""
+        """Sums of this process over the current optimizer step; None before its first micro-batch."""
         return self._step
 
     def end_step(self, sums: Tensor) -> None:
-        """Count one optimizer step, by the mean of `step` over all processes."""
+        """Add one optimizer step, given the mean of `step` over all processes."""
         self._step = None
         self._line = sums if self._line is None else self._line + sums
         self._run = sums if self._run is None else self._run + sums
@@ -79,7 +78,7 @@ class EntropyMonitor:
         self._run_steps += 1
 
     def since_last(self) -> Means | None:
-        """Means since the last call, read from the device at once; None if there was no step."""
+        """Means since the last call, read from the device in one transfer; None if there was no step."""
         means = _means(self._line, self._line_steps)
         self._line, self._line_steps = None, 0
         self.last = means or self.last
@@ -87,7 +86,7 @@ class EntropyMonitor:
 
     @property
     def has_steps(self) -> bool:
-        """Whether an optimizer step was counted."""
+        """Whether any optimizer step was added."""
         return self._run is not None
 
     def over_run(self) -> Means | None:

@@ -1,4 +1,4 @@
-"""The penalty of a training: what the forward passes of a micro-batch add to its loss."""
+"""Adds the penalty for the recorded forward passes of a micro-batch to its loss."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Penalty:
     """Measures the activations of each micro-batch and adds the penalty for them to its loss.
 
     Args:
-        settings: which activations count, and how they are measured.
-        targets: regularizer and targets; with `beta` 0 it only measures.
-        reporter: for warnings of what cannot be measured or trained.
-        synced: measure over the samples of all processes.
+        settings: which activations are regularized, and how they are measured.
+        targets: regularizer and targets; with `beta` 0 activations are only measured.
+        reporter: receives the warnings.
+        synced: whether activations are measured over the samples of all processes.
         held_dtype: as for `measure_entropies`.
     """
 
@@ -44,18 +44,18 @@ class Penalty:
         self._first = True
 
     def add(self, task_loss: Tensor, recording: Recording, steps: int) -> tuple[Tensor, Measurement]:
-        """The regularized loss `()`, and what was measured for it.
+        """The regularized loss `()`, and the measurement it is based on.
 
         Args:
-            steps: gradient accumulation steps by which `task_loss` is divided already.
+            steps: gradient accumulation steps by which `task_loss` was divided.
 
         Raises:
-            ValueError: the activations cannot be measured, or the penalty would train nothing.
+            ValueError: the activations cannot be measured, or the penalty reaches no trainable parameter.
         """
         self._warn_of_unreadable_masks(recording)
         entropies, measured = self._entropies(recording.take(self._settings.lbe_layers))
-        regularizer = self._targets.regularizer  # which may be made by the first forward pass
-        # Whether a padded batch has two samples anywhere is only known on the device.
+        regularizer = self._targets.regularizer  # the first forward pass may replace it
+        # `measured` is a tensor on the device: reading it would synchronize.
         penalty = regularizer(entropies) * measured
         loss, reversing = add_penalty(task_loss, penalty, self._settings.lbe_form, steps)
         penalty = (penalty * ~reversing).detach()
@@ -63,7 +63,7 @@ class Penalty:
         return (loss if regularizer.beta > 0 else task_loss), measurement
 
     def share(self, loss: Tensor, measurement: Measurement, steps: int) -> Tensor:
-        """The part of a loss, as it goes into the gradient, that is not the task loss."""
+        """The part of a loss that is not the task loss; `loss` is already divided for gradient accumulation."""
         if self._settings.lbe_form == "product":
             return loss * (measurement.penalty / (1 + measurement.penalty))
         return measurement.penalty / steps
@@ -94,5 +94,5 @@ class Penalty:
         if recording.unreadable_mask and self._settings.lbe_ignore_padding:
             self._reporter.warn_once(
                 "unreadable mask",
-                f"An attention mask of type {recording.unreadable_mask} cannot be read: padding is measured, too.",
+                f"An attention mask of type {recording.unreadable_mask} cannot be read, so padding is measured too.",
             )

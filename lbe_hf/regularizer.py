@@ -1,4 +1,4 @@
-"""The penalty that steers each layer's batch entropy to a learnable target (Peer et al., TMLR 2022)."""
+"""The penalty on the distance of the batch entropy of each layer from a learnable target (Peer et al., TMLR 2022)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Form = Literal["product", "additive"]
 
 
 class LBERegularizer(nn.Module):
-    """Layerwise batch-entropy penalty with one learnable target a layer.
+    """Layerwise batch-entropy penalty with one learnable target per layer.
 
     `target_l = max(|alpha_l|, alpha_min)` and `penalty = mean over layers of beta * (H_l - target_l)^2`, as in the
-    authors' code for arXiv 2208.01134; a training loop multiplies its task loss with it,
-    `loss = task_loss * (1 + regularizer(entropies))`, or adds it. Entropies and targets are in nats, the penalty has
-    no unit.
+    authors' code for arXiv 2208.01134; a training loop uses
+    `loss = task_loss * (1 + regularizer(entropies))`, or adds the penalty. Entropies and targets are in nats; the
+    penalty has no unit.
 
     Args:
-        num_layers: number of entropies that `forward` will be given, L >= 1.
-        alpha: start of every learnable target, at least alpha_min in size (default 0.5; the paper tries 0.2, 0.3, 0.5
-            and 0.8).
-        alpha_min: floor under every target, >= 0 (default 0.2, as in the paper).
+        num_layers: number of layers, L >= 1.
+        alpha: initial value of every learnable target, at least alpha_min in absolute value (default 0.5; the paper
+            tries 0.2, 0.3, 0.5 and 0.8).
+        alpha_min: lower bound of every target, >= 0 (default 0.2, as in the paper).
         beta: strength of the penalty, >= 0 (default 0.01; the paper tries 0.005, 0.01 and 0.05).
 
     Raises:
@@ -32,6 +32,14 @@ class LBERegularizer(nn.Module):
     >>> regularizer = LBERegularizer(num_layers=2, alpha=0.5, beta=0.1)
     >>> round(regularizer(torch.tensor([0.5, 1.5])).item(), 4)  # 0.1 * (0 + 1) / 2
     0.05
+
+    In a training loop, where `activations` holds the output of each layer:
+
+    >>> from lbe_hf import batch_entropies
+    >>> activations, task_loss = [torch.zeros(8, 4), torch.zeros(8, 4)], torch.tensor(2.0)
+    >>> loss = task_loss * (1 + regularizer(batch_entropies(activations)))  # entropies 0, targets 0.5
+    >>> round(loss.item(), 4)  # 2 * (1 + 0.1 * 0.25)
+    2.05
     """
 
     def __init__(self, num_layers: int, alpha: float = 0.5, alpha_min: float = 0.2, beta: float = 0.01) -> None:
@@ -45,13 +53,15 @@ class LBERegularizer(nn.Module):
 
     @property
     def target(self) -> Tensor:
-        """Entropy that each layer is steered to, in nats, shape `(L,)`."""
+        """Target of the batch entropy of each layer in nats, shape `(L,)`."""
         return self.alpha.abs().clamp(min=self.alpha_min)
 
     def forward(self, entropies: Tensor) -> Tensor:
         """Penalty, shape `()`, for the batch entropies of the layers, shape `(L,)`."""
         if entropies.shape != self.alpha.shape:
-            raise ValueError(f"{len(self.alpha)} layers have targets, but {tuple(entropies.shape)} entropies came.")
+            raise ValueError(
+                f"Expected {len(self.alpha)} entropies, one per target, but got shape {tuple(entropies.shape)}."
+            )
         return self.beta * (entropies - self.target).square().mean()
 
     def extra_repr(self) -> str:
@@ -59,7 +69,7 @@ class LBERegularizer(nn.Module):
 
 
 def check_settings(*, beta: float, alpha: float, alpha_min: float) -> None:
-    """Raise a ValueError for a setting of the penalty that is outside its range."""
+    """Raise a ValueError if a setting of the penalty is out of range."""
     for name, value in {"beta": beta, "alpha_min": alpha_min}.items():
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be zero or positive, not {value}.")
@@ -67,20 +77,19 @@ def check_settings(*, beta: float, alpha: float, alpha_min: float) -> None:
         raise ValueError(f"alpha must be finite, not {alpha}.")
     if abs(alpha) < alpha_min:
         raise ValueError(
-            f"alpha must be at least alpha_min, {alpha_min}, not {alpha}: below it a target has no gradient and never "
-            "learns."
+            f"alpha must be at least alpha_min ({alpha_min}), not {alpha}: below alpha_min a target has no gradient."
         )
 
 
 def add_penalty(task_loss: Tensor, penalty: Tensor, form: Form, steps: int = 1) -> tuple[Tensor, Tensor]:
-    """The regularized loss, and whether the penalty was left out, both of shape `()`.
+    """The regularized loss, and whether the penalty was skipped, both of shape `()`.
 
-    `"product"` is the paper's `task_loss * (1 + penalty)`. Where the task loss is zero or negative, it would have no
-    effect or drive the entropies away from their targets, and the penalty is left out, without waiting for the device.
-    `"additive"` is `task_loss + penalty / steps`.
+    `"product"` is `task_loss * (1 + penalty)`, as in the paper. The penalty is skipped if the task loss is zero or
+    negative, because it would then have no effect or move the entropies away from their targets. The check does not
+    synchronize with the device. `"additive"` is `task_loss + penalty / steps`.
 
     Args:
-        steps: gradient accumulation steps by which the task loss is divided already.
+        steps: gradient accumulation steps by which the task loss was divided.
     """
     if form == "additive":
         return task_loss + penalty / steps, torch.zeros_like(penalty, dtype=torch.bool)

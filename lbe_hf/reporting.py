@@ -1,4 +1,4 @@
-"""What a regularized run reports: additions to its log lines, and each warning once."""
+"""Log lines and warnings of a regularized run."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from .regularizer import LBERegularizer
 logger = logging.get_logger(__name__)
 
 COLLAPSED_ENTROPY = 1e-3
-"""Batch entropy in nats below which the last layers of a model are reported as collapsed. A layer before others with
-more is not: batch entropy depends on the scale of the activations, and information that comes back was not lost."""
+"""Batch entropy in nats below which the last layers of a model are reported as collapsed. An earlier layer is not
+reported if a later one has a higher entropy: its activations then only have a small scale."""
 
 NEGLIGIBLE = 1e-3
-"""Share of the task loss below which the penalty of a whole run is reported as too small to matter."""
+"""Fraction of the task loss below which the penalty of a whole run is reported as negligible."""
 
 _REVERSING = (
-    "The task loss was zero or negative, where task_loss * (1 + penalty) would drive the entropies away from their "
-    "targets: {share:.0%} of the batches since the last log line went without the penalty. lbe_form='additive' adds "
-    "it whatever the sign of the task loss."
+    "The penalty was not applied to {share:.0%} of the batches since the last log line, because their task loss was "
+    "zero or negative and task_loss * (1 + penalty) would move the entropies away from their targets. "
+    "lbe_form='additive' works with any task loss."
 )
 
 
 class Reporter:
-    """Reports on one training.
+    """Reports on one training run.
 
     Args:
-        prints: whether this process is the one that prints.
+        prints: whether this process logs warnings.
     """
 
     def __init__(self, prints: bool) -> None:
         self._prints = prints
         self.warned: set[str] = set()
-        """Kinds of the warnings that were given so far."""
+        """Kinds of the warnings so far."""
         self._collapsed: set[str] = set()
 
     def warn_once(self, kind: str, message: str) -> None:
-        """Warn unless there was a warning of this kind."""
+        """Log a warning unless there was one of this kind."""
         if kind not in self.warned and self._prints:
             logger.warning(message)
         self.warned.add(kind)
@@ -50,12 +50,12 @@ class Reporter:
     def log_line(
         self, means: Means, regularizer: LBERegularizer, names: Sequence[str], *, by_layer: bool
     ) -> dict[str, float]:
-        """What a log line gains, losses without unit and entropies in nats; warns of what the means show.
+        """Additional entries of a log line, with entropies in nats. Also warns about problems visible in the means.
 
         Args:
-            means: since the last log line.
-            names: of the layers.
-            by_layer: add the entropy and the target of each layer.
+            means: means since the last log line.
+            names: names of the layers.
+            by_layer: include the entropy and the target of each layer.
         """
         if means.unmeasured > 0:
             self.warn_once("unmeasured", UNMEASURED)
@@ -87,11 +87,11 @@ class Reporter:
             listed = shorten(", ".join(new), width=200, placeholder=" ...")
             logger.warning(
                 f"The last {count} of {len(entropies)} layers have collapsed: their batch entropy is below "
-                f"{COLLAPSED_ENTROPY} nats; new among them: {listed}"
+                f"{COLLAPSED_ENTROPY} nats. Newly collapsed: {listed}"
             )
 
     def end(self, means: Means | None, regularizer: LBERegularizer) -> None:
-        """Warn if the penalty of the whole run was too small to change anything, and name the remedy."""
+        """Warn if the penalty was negligible over the whole run, and name a remedy."""
         if regularizer.beta == 0 or means is None or means.task_loss == 0:
             return
         share = abs(means.lbe_loss / means.task_loss)
@@ -112,5 +112,5 @@ class Reporter:
             )
         self.warn_once(
             "negligible",
-            f"The penalty was {share:.1e} of the task loss over this run, too little to change it: {what}",
+            f"The penalty was only {share:.1e} of the task loss over this run, too small to have an effect: {what}",
         )

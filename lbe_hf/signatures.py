@@ -1,4 +1,4 @@
-"""Methods that take the arguments of whatever method they extend, and show it to whoever inspects them."""
+"""Signatures of the methods of a mixin, which take the arguments of the methods they extend."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def show_own_parameters(cls: type, mixin: type, names: Iterable[str]) -> None:
-    """Let the methods that `cls` has from `mixin` show the parameters of the methods that they extend.
+    """Give the methods that `cls` inherits from `mixin` the signatures of the methods they extend.
 
-    Called from `__init_subclass__` of the mixin, whose methods take `*args` and `**kwargs`.
+    Call it from `__init_subclass__` of the mixin, whose methods take `*args` and `**kwargs`.
     """
     for name in names:
         extended = getattr(super(mixin, cls), name, None)
@@ -19,7 +19,7 @@ def show_own_parameters(cls: type, mixin: type, names: Iterable[str]) -> None:
 
 
 def _showing(cls: type, name: str, extended: Any) -> Any:
-    """A method of `cls` that does what its next class does, with the signature of `extended`."""
+    """A method of `cls` that calls the inherited one, with the signature of `extended`."""
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(super(cls, self), name)(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""The outputs of named modules as activations."""
+"""Outputs of named modules as activations."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .models import base_model, transformers_models
 
 
 class TargetModules:
-    """The outputs of named modules, taken by forward hooks that exist only while listening.
+    """Outputs of named modules, recorded by temporary forward hooks.
 
-    A module called several times in one forward pass of the model gives as many layers, in the order of the calls.
+    A module that is called several times in one forward pass yields one layer per call, in the order of the calls.
 
     Args:
-        model: the model whose forward passes count, not wrapped for distributed training.
+        model: the model whose forward passes are recorded, without wrappers for distributed training.
         targets: a regular expression matched against whole module names, or a list of names or dotted suffixes
-            (the rules of PEFT's `target_modules`); of a PEFT model the names are those of the model inside.
+            (the rules of PEFT's `target_modules`). For a PEFT model, names are those of the base model.
 
     Raises:
         ValueError: no module matches.
@@ -42,7 +42,7 @@ class TargetModules:
                 f"the nearest names are {_nearest(targets, list(modules))}."
             )
         self._inner_models = list(transformers_models(model).values())
-        # In an encoder-decoder model the padding mask depends on the side that a module stands on.
+        # In an encoder-decoder model, modules of the decoder need the decoder mask.
         self._decoder: set[nn.Module] = set()
         for inner in self._inner_models:
             if getattr(inner.config, "is_encoder_decoder", False):
@@ -62,8 +62,8 @@ class TargetModules:
     ) -> Iterator[Recording]:
         recording = Recording(sink=sink)
         masks: list[tuple[Tensor | None, Tensor | None]] = [(None, labelled(labels))]
-        calls: dict[tuple[int, str], int] = {}  # of each module in each pass
-        open_passes: list[list[Activation] | None] = []  # of the model, innermost last; None: not recorded
+        calls: dict[tuple[int, str], int] = {}  # number of calls by pass and module
+        open_passes: list[list[Activation] | None] = []  # nested passes, innermost last; None: not recorded
 
         def begin_pass() -> list[Activation] | None:
             if with_gradient and not torch.is_grad_enabled():
@@ -95,14 +95,14 @@ class TargetModules:
                 label = name if call == 1 else f"{name} (call {call})"
                 mask = masks[-1][1 if module in self._decoder else 0]
                 value = _first_tensor(output, name)
-                if torch.compiler.is_compiling():  # where it cannot be seen whether it is changed in place afterwards
+                if torch.compiler.is_compiling():  # in-place changes are not tracked there
                     value = value.clone()
                 recording.record(activations, Activation.of(label, value, mask))
 
         with ExitStack() as stack:
             stack.enter_context(around_forward(self._model, with_pass))
             for model in self._inner_models:
-                if model is not self._model:  # its mask is the one that fits: prompts of PEFT make it longer
+                if model is not self._model:  # PEFT prompts lengthen the mask of the inner model
                     stack.enter_context(around_forward(model, with_masks))
             for name, module in self._modules.items():
                 stack.callback(module.register_forward_hook(partial(take, name)).remove)
@@ -132,4 +132,6 @@ def _first_tensor(output: Any, name: str) -> Tensor:
     for candidate in (output,) if isinstance(output, Tensor) else candidates if output is not None else ():
         if isinstance(candidate, Tensor) and candidate.is_floating_point():
             return candidate
-    raise ValueError(f"Module {name} of target_modules returns no tensor of floats: name one that does.")
+    raise ValueError(
+        f"Module {name} of target_modules does not return a floating point tensor: name a module that does."
+    )

@@ -1,4 +1,4 @@
-"""The learnable targets of a run: the regularizer with an optimizer of its own, and its file in a checkpoint."""
+"""The learnable targets: the regularizer with its own optimizer, and its file in a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor
 from .regularizer import LBERegularizer
 
 TARGETS_NAME = "lbe_targets.safetensors"
-"""File of a checkpoint that holds the learnable targets and the state of their optimizer."""
+"""Checkpoint file with the learnable targets and the state of their optimizer."""
 
 Stored = tuple[dict[str, Tensor], dict[str, str]]
-"""What a file of targets holds: tensors, and as text `alpha_min` and the names of the layers, if it is not older."""
+"""Contents of a targets file: tensors; and metadata (`alpha_min`, layer names), which old files lack."""
 
 
 class LearnableTargets:
-    """Targets that learn beside a model: nothing of them is in the model, in its optimizer, or saved with it.
+    """Learnable targets, kept apart from the model, its optimizer and its saved weights.
 
     Args:
-        num_layers: how many layers are expected, L >= 1.
+        num_layers: expected number of layers, L >= 1.
         alpha, alpha_min, beta: as for `LBERegularizer`.
-        betas, eps: of Adam.
-        device: where the targets are.
+        betas, eps: settings of Adam.
+        device: device of the targets.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class LearnableTargets:
 
     @property
     def names(self) -> list[str]:
-        """Names of the layers, in the order of the targets; numbers before the first forward pass."""
+        """Names of the layers, in the order of the targets; placeholders before the first forward pass."""
         return self._known or [f"layer {index}" for index in range(len(self.regularizer.alpha))]
 
     def order(self, names: Sequence[str]) -> list[int]:
-        """Indices that put these layers into the order of the targets; the first call decides which layers there are.
+        """Indices that sort these layers into the order of the targets; the first call sets the layers.
 
         Raises:
-            ValueError: they are not the layers of the first call, or of the checkpoint that was loaded.
+            ValueError: the layers differ from those of the first call or of the loaded checkpoint.
         """
         alpha = self.regularizer.alpha
         if self._known is None and (len(names) == len(alpha) or not self._fixed):
@@ -73,24 +73,24 @@ class LearnableTargets:
             missing = [name for name in self._known or [] if name not in names]
             found = [name for name in names if name not in (self._known or [])]
             raise ValueError(
-                f"{len(alpha)} layers have targets, but this batch gave {len(names)} activations (missing: "
-                f"{', '.join(missing) or 'none'}; without a target: {', '.join(found) or 'none'}): every forward pass "
-                "must call the same modules, and a resumed run must name the layers that its checkpoint was made with "
-                "(lbe_target_modules, lbe_layers)."
+                f"{len(alpha)} layers have targets, but this batch has {len(names)} activations (missing: "
+                f"{', '.join(missing) or 'none'}; without a target: {', '.join(found) or 'none'}). Every forward pass "
+                "must call the same modules, and a resumed run needs the same lbe_target_modules and lbe_layers as "
+                "its checkpoint."
             )
         return [names.index(name) for name in self._known]
 
     @property
     def gradient(self) -> Tensor:
-        """Gradient of alpha so far, shape `(L,)`; zeros if there is none."""
+        """Accumulated gradient of alpha, shape `(L,)`; zeros if there is none."""
         alpha = self.regularizer.alpha
         return torch.zeros_like(alpha) if alpha.grad is None else alpha.grad
 
     def step(self, gradient: Tensor, learning_rate: float, scaler: Any = None) -> None:
-        """Step with this gradient, that of all processes, and discard it.
+        """Update the targets with the gradient averaged over all processes, then reset it.
 
         Args:
-            scaler: gradient scaler of float16, which takes the loss scale out and skips steps that overflowed.
+            scaler: float16 gradient scaler, which unscales the gradient and skips steps with an overflow.
         """
         self.regularizer.alpha.grad = gradient.clone()
         for group in self.optimizer.param_groups:
@@ -102,7 +102,7 @@ class LearnableTargets:
         self.optimizer.zero_grad()
 
     def save(self, folder: Path) -> None:
-        """Write the targets, the state of their optimizer and the names of the layers into the folder."""
+        """Write the targets, their optimizer state and the layer names into the folder."""
         state = {"alpha": self.regularizer.alpha.detach(), **self.optimizer.state.get(self.regularizer.alpha, {})}
         metadata = {"alpha_min": str(self.regularizer.alpha_min)}
         if self._known:
@@ -111,7 +111,7 @@ class LearnableTargets:
 
     @staticmethod
     def read(folder: Path) -> Stored | None:
-        """What `save` wrote into the folder; None if there is nothing."""
+        """Read the file written by `save`; None if the folder has none."""
         path = folder / TARGETS_NAME
         if not path.is_file():
             return None
@@ -120,18 +120,18 @@ class LearnableTargets:
             return tensors, file.metadata() or {}
 
     def restore(self, stored: Stored) -> None:
-        """Resume from what `read` gave.
+        """Restore the result of `read`.
 
         Raises:
-            ValueError: targets lie below an `alpha_min` that was raised, where they have no gradient.
+            ValueError: `alpha_min` was raised above a saved target, which would then have no gradient.
         """
         tensors, metadata = stored
         alpha_min, before = self.regularizer.alpha_min, float(metadata.get("alpha_min", self.regularizer.alpha_min))
         lowest = tensors["alpha"].abs().min().item()
         if before < alpha_min and lowest < alpha_min:
             raise ValueError(
-                f"The checkpoint has targets of {lowest:.2f} nats, which lbe_alpha_min={alpha_min} would keep from "
-                f"learning: resume with lbe_alpha_min={before} as before."
+                f"The checkpoint has targets of {lowest:.2f} nats, which would have no gradient with "
+                f"lbe_alpha_min={alpha_min}: resume with lbe_alpha_min={before}."
             )
         state = {name: tensor for name, tensor in tensors.items() if name != "alpha"}
         if tensors["alpha"].shape != self.regularizer.alpha.shape:

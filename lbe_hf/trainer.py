@@ -41,15 +41,15 @@ class LBETrainerMixin(_Base):
     """Layerwise batch-entropy regularization for any trainer: `class MyTrainer(LBETrainerMixin, SFTTrainer)`.
 
     In training, `loss = task_loss * (1 + penalty)` (Peer et al., TMLR 2022, arXiv 2208.01134), with the settings of
-    `LBEArguments` in the trainer's arguments, or their defaults where the arguments have none. Activations are taken
-    from the forward passes that the trainer's own `compute_loss` makes with gradients; no pass is added. Evaluation
-    and prediction are the trainer's own. `lbe` is the `LBERegularizer` with the learnable targets of the activations
-    that `lbe_layer_names` lists; they have an optimizer of their own, so nothing of them is in the model, its
-    optimizer or what is pushed to the Hub.
+    `LBEArguments` in the trainer's arguments, or their defaults where the arguments have none. Activations are
+    recorded in the forward passes that `compute_loss` of the trainer makes with gradients, without additional passes.
+    Evaluation and prediction are unchanged. `lbe` is the `LBERegularizer` with the learnable targets of the
+    activations listed in `lbe_layer_names`. The targets have their own optimizer; they are not part of the model, its
+    optimizer or a push to the Hub.
 
     Raises:
-        ValueError: at construction, for settings that cannot work with the model; when training starts, for what
-            cannot be regularized; at the first training batch, for what only shows there.
+        ValueError: the settings do not work with the model (at construction), with the trainer or its arguments (at
+            the start of training), or with the batches (at the first training batch).
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ class LBETrainerMixin(_Base):
         self._lbe_setup()
 
     def _lbe_setup(self) -> None:
-        """Start the regularization anew for the present model and settings."""
+        """Set up the regularization for the current model and settings."""
         self._lbe_settings = settings = LBEArguments.of(self.args)
         self._lbe_of_model = self._lbe_model
         self._lbe_measures = settings.lbe_beta > 0 or settings.lbe_log_entropy
@@ -69,7 +69,7 @@ class LBETrainerMixin(_Base):
         expected = self._lbe_source.expected if self._lbe_measures else None
         if expected is not None:
             check_layers(settings.lbe_layers, expected)
-        # A model that does not tell how many layers it has shows it in its first forward pass.
+        # If the number of layers is unknown, the first forward pass determines it.
         self._lbe_targets = LearnableTargets(
             len(settings.lbe_layers) if settings.lbe_layers is not None else expected or 1,
             alpha=settings.lbe_alpha,
@@ -79,13 +79,13 @@ class LBETrainerMixin(_Base):
             eps=self.args.adam_epsilon,
             device=self.args.device,
         )
-        if not hasattr(self, "current_gradient_accumulation_steps"):  # which Trainer sets in its loop
+        if not hasattr(self, "current_gradient_accumulation_steps"):  # Trainer sets it in its training loop
             self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._lbe_in_training_step = False
         self._lbe_start()
 
     def _lbe_start(self) -> None:
-        """Forget what belongs to an earlier training, or to one that ran out of memory."""
+        """Reset the state of an earlier training run, or of an attempt that ran out of memory."""
         self._lbe_monitor = EntropyMonitor()
         self._lbe_reporter = Reporter(prints=self.args.process_index == 0)
         held_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
@@ -103,7 +103,7 @@ class LBETrainerMixin(_Base):
 
     @property
     def lbe_layer_names(self) -> list[str]:
-        """Names of the layers that have a target, in the order of the targets."""
+        """Names of the layers, in the order of their targets."""
         return self._lbe_targets.names
 
     @property
@@ -113,7 +113,7 @@ class LBETrainerMixin(_Base):
 
     @property
     def _lbe_source(self) -> ActivationSource:
-        """Where the activations of the present model are taken; a trainer's model may be replaced at any time."""
+        """Activation source of the current model; the model of a trainer may be replaced at any time."""
         model, targets = self._lbe_model, self._lbe_settings.lbe_target_modules
         if self._lbe_source_of is None or self._lbe_source_of[0] is not model:
             self._lbe_source_of = model, HiddenStates(model) if targets is None else TargetModules(model, targets)
@@ -126,7 +126,7 @@ class LBETrainerMixin(_Base):
     # ---- One micro-batch -------------------------------------------------------------------------------------------
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's loss; in a training step with the penalty. Arguments and result are those of the trainer."""
+        """As `compute_loss` of the trainer; in a training step the loss includes the penalty."""
         training = self._lbe_in_training_step and torch.is_grad_enabled()
         steps = self.current_gradient_accumulation_steps if training else 1
         if not (training and self._lbe_measures):
@@ -145,7 +145,7 @@ class LBETrainerMixin(_Base):
     # ---- One optimizer step ----------------------------------------------------------------------------------------
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As the trainer's `training_step`; steps the learnable targets where the model's gradients are complete.
+        """As `training_step` of the trainer; updates the learnable targets once gradients are synchronized.
 
         Raises:
             ValueError: a subclass computes the loss without `LBETrainerMixin.compute_loss`.
@@ -160,7 +160,7 @@ class LBETrainerMixin(_Base):
         if self._lbe_measured is None:
             raise ValueError(
                 f"compute_loss of {type(self).__name__} does not call super().compute_loss: nothing is regularized. "
-                "Write it in a Trainer subclass X, and train with `class Y(LBETrainerMixin, X)`."
+                "Define it in a subclass X of Trainer, and train with `class Y(LBETrainerMixin, X)`."
             )
         measured, self._lbe_measured = self._lbe_measured, None
         lbe_loss = self._lbe_penalty.share(loss, measured, self.current_gradient_accumulation_steps)
@@ -170,7 +170,7 @@ class LBETrainerMixin(_Base):
         return loss
 
     def _lbe_end_step(self) -> None:
-        # One exchange between the processes for both; none is left for `log`, which one process may call alone.
+        # Exchanged here in one reduction, because `log` may be called by one process only.
         gradient, sums = self._lbe_targets.gradient, self._lbe_monitor.step
         assert sums is not None
         means = self.accelerator.reduce(torch.cat([gradient, sums]), reduction="mean")
@@ -191,7 +191,7 @@ class LBETrainerMixin(_Base):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         if self._lbe_model is not self._lbe_of_model or LBEArguments.of(self.args) != self._lbe_settings:
-            self._lbe_setup()  # as for the trials of a hyper-parameter search
+            self._lbe_setup()  # for example in the trials of a hyperparameter search
         self._lbe_start()
         if self._lbe_measures:
             check_training(self, self._lbe_settings, synced=self._lbe_synced)
@@ -201,10 +201,10 @@ class LBETrainerMixin(_Base):
         return result
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's `get_batch_samples`, which begins every optimizer step.
+        """As `get_batch_samples` of the trainer, which begins every optimizer step.
 
         Raises:
-            ValueError: nothing was measured in the first step, because a subclass trains in its own way.
+            ValueError: a subclass trains without `LBETrainerMixin.training_step`.
         """
         self._lbe_check_measured()
         batches = super().get_batch_samples(*args, **kwargs)
@@ -215,13 +215,13 @@ class LBETrainerMixin(_Base):
         if self._lbe_measures and self._lbe_has_batches and not self._lbe_monitor.has_steps:
             raise ValueError(
                 f"training_step of {type(self).__name__} does not call super().training_step: nothing is regularized. "
-                "Write it in a Trainer subclass X, and train with `class Y(LBETrainerMixin, X)`."
+                "Define it in a subclass X of Trainer, and train with `class Y(LBETrainerMixin, X)`."
             )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As the trainer's `log`; a line with the training loss gains the losses and entropies since the last one.
+        """As `log` of the trainer; adds mean losses and entropies since the last line to lines with a training loss.
 
-        `task_loss` and `lbe_loss` add up to `loss`; `entropy_mean`, `entropy_min` and `entropy_last` (over layers) and
+        `task_loss` and `lbe_loss` sum to `loss`; `entropy_mean`, `entropy_min` and `entropy_last` (over layers) and
         `alpha_mean` are in nats.
         """
         means = self._lbe_monitor.since_last() if "loss" in logs else None
@@ -233,7 +233,7 @@ class LBETrainerMixin(_Base):
     # ---- Checkpoints -----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.args.should_save and self._lbe_measures:  # without a penalty, too: for the names of the layers
+        if self.args.should_save and self._lbe_measures:  # also without a penalty, for the layer names
             folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             folder.mkdir(parents=True, exist_ok=True)
             self._lbe_targets.save(folder)
@@ -245,7 +245,7 @@ class LBETrainerMixin(_Base):
             reads_targets = self.lbe.beta > 0 and self.is_world_process_zero()
             for name in missing_files(self, Path(checkpoint), with_targets=reads_targets):
                 logger.warning(
-                    f"{checkpoint} has no {name}: this run will not end as it would have without the interruption."
+                    f"{checkpoint} has no {name}: the results will differ from those of an uninterrupted run."
                 )
             self._lbe_load_targets(checkpoint)
 
@@ -256,19 +256,19 @@ class LBETrainerMixin(_Base):
     def _lbe_load_targets(self, checkpoint: str) -> None:
         if not self._lbe_measures:
             return
-        # One process reads for all: the others may not see its files, and their targets must be the same.
+        # Only the first process reads: others may not have access to its files, and all targets must be equal.
         read = LearnableTargets.read(Path(checkpoint)) if self.is_world_process_zero() else None
         (stored,) = broadcast_object_list([read])
         if stored is not None:
             self._lbe_targets.restore(stored)
 
-    # ---- What is saved beside the model ----------------------------------------------------------------------------
+    # ---- Saving and pushing ----------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         card = LBECard(Path(output_dir or str(self.args.output_dir)))
         with tokens_left_out():
             super()._save(output_dir, *args, **kwargs)
-        # PEFT and sentence-transformers write a card whenever a model is saved.
+        # PEFT and sentence-transformers write a card whenever they save a model.
         card.complete_if_written(self._lbe_summary)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -276,9 +276,9 @@ class LBETrainerMixin(_Base):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The trainer's card, and below it how the model was regularized; arguments are those of the trainer.
+        """As `create_model_card` of the trainer, with a section on the regularization.
 
-        A `README.md` in the output folder that somebody wrote or edited is kept beside it, as `README-own.md`.
+        A `README.md` in the output folder that was written or edited by the user is kept as `README-own.md`.
         """
         card = LBECard(Path(str(self.args.output_dir))) if self.is_world_process_zero() else None
         if card is not None:
@@ -290,7 +290,7 @@ class LBETrainerMixin(_Base):
     def _lbe_summary(self) -> LBESummary:
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).name
         logged = [values for line in self.state.log_history if (values := by_layer(line, "entropy"))]
-        # Resumed after its last step, a run has measured nothing itself.
+        # A run that is resumed after its last step has no measurements of its own.
         last = self._lbe_monitor.last.entropies if self._lbe_monitor.last else []
         entropies = last or (logged[-1] if logged else [])
         over_run = self._lbe_monitor.over_run()

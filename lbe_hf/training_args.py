@@ -1,4 +1,4 @@
-"""Settings of layerwise batch-entropy regularization, and the arguments classes that carry them."""
+"""Settings of layerwise batch-entropy regularization, and arguments classes that include them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _without_tokens = ContextVar("_without_tokens", default=False)
 
 @contextmanager
 def tokens_left_out() -> Iterator[None]:
-    """Context in which arguments are pickled without tokens of the Hub: `training_args.bin` is pushed with a model."""
+    """Context in which arguments are pickled without Hub tokens, because `training_args.bin` is pushed to the Hub."""
     reset = _without_tokens.set(True)
     try:
         yield
@@ -32,38 +32,38 @@ def tokens_left_out() -> Iterator[None]:
 
 @dataclass
 class LBEArguments:
-    """Settings of the regularization, to be mixed into any arguments class: `class MyConfig(LBEArguments, SFTConfig)`.
+    """Settings of the regularization, a mixin for any arguments class: `class MyConfig(LBEArguments, SFTConfig)`.
 
     Parameters:
         lbe_beta (`float`, defaults to 0.01): strength of the penalty, no unit. The paper tries 0.005, 0.01 and 0.05.
-            0 trains exactly as the trainer does without LBE, but for the loss that a model computes itself under
-            gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
-        lbe_alpha (`float`, defaults to 0.5): start of every layer's learnable target, in nats. The paper tries 0.2,
-            0.3, 0.5 and 0.8.
-        lbe_alpha_min (`float`, defaults to 0.2): floor under every target, in nats; 0.2 in the paper.
-        lbe_alpha_learning_rate (`float`, *optional*): constant learning rate of the targets. None: the learning rate
-            that the model's schedule has at each step, as in the paper. At fine-tuning rates that moves a target by
-            less than 0.03 nats over a whole run.
-        lbe_form (`str`, defaults to `"product"`): `"product"`, the paper's `task_loss * (1 + penalty)`, which leaves
-            the penalty out where the task loss is zero or negative; `"additive"`, `task_loss + penalty`, the mean over
-            the micro-batches of an optimizer step and over processes.
-        lbe_target_modules (`str` or `list[str]`, *optional*): modules whose outputs are regularized, by the rules of
-            PEFT: a string is a regular expression matched against the whole module name, a list holds names or dotted
-            suffixes of names. None: the hidden states that the model returns. On the command line a list is written as
-            JSON: `'["output.dense", "pooler"]'`.
-        lbe_layers (`list[int]`, *optional*): which of the captured activations count, by index, negative ones from
-            the end. None: all of them. Hidden states start with the embedding output at 0.
-        lbe_samples (`str`, defaults to `"sequence"`): what the variance runs over: `"sequence"`, the rows of the
-            batch; `"token"`, all its real tokens, for batches of one or two long sequences.
-        lbe_ignore_padding (`bool`, defaults to True): leave padding out of the statistics, by the attention mask.
-        lbe_sync_batch (`bool`, defaults to False): measure over the rows of all processes, as SyncBatchNorm does; by
-            default each process measures its own. Processes exchange 12 bytes for each unit of each layer, twice a
-            micro-batch at most.
+            With 0, training is identical to that of the trainer without LBE, except that the loss of some models is
+            corrected under gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
+        lbe_alpha (`float`, defaults to 0.5): initial value of the learnable target of every layer, in nats. The paper
+            tries 0.2, 0.3, 0.5 and 0.8.
+        lbe_alpha_min (`float`, defaults to 0.2): lower bound of every target, in nats; 0.2 in the paper.
+        lbe_alpha_learning_rate (`float`, *optional*): constant learning rate of the targets. None: the current
+            learning rate of the model, as in the paper. At fine-tuning rates this changes a target by less than 0.03
+            nats over a whole run.
+        lbe_form (`str`, defaults to `"product"`): `"product"`: `task_loss * (1 + penalty)`, as in the paper, without
+            the penalty if the task loss is zero or negative. `"additive"`: `task_loss + penalty`, where the penalty is
+            the mean over the micro-batches of an optimizer step and over processes.
+        lbe_target_modules (`str` or `list[str]`, *optional*): modules whose outputs are regularized, with the rules
+            of PEFT: a string is a regular expression matched against the whole module name, a list contains names or
+            dotted suffixes of names. None: the hidden states that the model returns. On the command line, write a list
+            as JSON: `'["output.dense", "pooler"]'`.
+        lbe_layers (`list[int]`, *optional*): indices of the recorded activations to regularize; negative indices
+            count from the end. None: all of them. Index 0 of the hidden states is the embedding output.
+        lbe_samples (`str`, defaults to `"sequence"`): samples over which the variance is computed: `"sequence"`, the
+            examples of the batch; `"token"`, all its real tokens, for batches of one or two long sequences.
+        lbe_ignore_padding (`bool`, defaults to True): exclude padding, using the attention mask.
+        lbe_sync_batch (`bool`, defaults to False): measure over the examples of all processes, like SyncBatchNorm; by
+            default each process measures its own examples. Processes exchange 12 bytes for each unit of each layer, at
+            most twice per micro-batch.
         lbe_log_entropy (`bool`, defaults to False): log the entropy of each layer as `entropy/layer_00` and so on,
-            and its target as `target/layer_00`; with `lbe_beta=0` it is measured and changes nothing.
+            and its target as `target/layer_00`. With `lbe_beta=0` entropies are measured without affecting training.
 
     Raises:
-        ValueError: a setting is outside its range.
+        ValueError: a setting is out of range.
     """
 
     lbe_beta: float = field(
@@ -72,20 +72,20 @@ class LBEArguments:
     )
     lbe_alpha: float = field(
         default=0.5,
-        metadata={"help": "Start of every layer's learnable target, in nats; the paper tries 0.2, 0.3, 0.5, 0.8."},
+        metadata={"help": "Initial learnable target of every layer, in nats; the paper tries 0.2, 0.3, 0.5, 0.8."},
     )
     lbe_alpha_min: float = field(
-        default=0.2, metadata={"help": "Floor under every layer's target, in nats; 0.2 in the paper."}
+        default=0.2, metadata={"help": "Lower bound of every target, in nats; 0.2 in the paper."}
     )
     lbe_alpha_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Constant learning rate of the targets. Default: follow the model's schedule."},
+        metadata={"help": "Constant learning rate of the targets. Default: the current learning rate of the model."},
     )
     lbe_form: Form = field(
         default="product",
         metadata={"help": "'product': task_loss * (1 + penalty), as in the paper; 'additive': task_loss + penalty."},
     )
-    # HfArgumentParser reads the first type after None from the command line.
+    # HfArgumentParser uses the first type after None.
     lbe_target_modules: None | str | list[str] = field(  # noqa: RUF036
         default=None,
         metadata={
@@ -95,21 +95,20 @@ class LBEArguments:
     )
     lbe_layers: list[int] | None = field(
         default=None,
-        metadata={"help": "Indices of the captured activations that count; negative from the end. Default: all."},
+        metadata={"help": "Indices of the recorded activations to regularize; negative from the end. Default: all."},
     )
     lbe_samples: Samples = field(
         default="sequence",
-        metadata={"help": "What the variance runs over: 'sequence', the rows; 'token', all real tokens of the batch."},
+        metadata={"help": "Samples of the variance: 'sequence', the examples; 'token', all real tokens of the batch."},
     )
-    lbe_ignore_padding: bool = field(
-        default=True, metadata={"help": "Leave padding out of the statistics, by the attention mask."}
-    )
+    lbe_ignore_padding: bool = field(default=True, metadata={"help": "Exclude padding, using the attention mask."})
     lbe_sync_batch: bool = field(
-        default=False, metadata={"help": "Measure over the rows of all processes, not those of each by itself."}
+        default=False,
+        metadata={"help": "Measure over the examples of all processes instead of each process separately."},
     )
     lbe_log_entropy: bool = field(
         default=False,
-        metadata={"help": "Log each layer's entropy and target in nats; with lbe_beta=0 it only measures."},
+        metadata={"help": "Log the entropy and target of each layer in nats; with lbe_beta=0 training is unaffected."},
     )
 
     def __post_init__(self) -> None:
@@ -119,21 +118,21 @@ class LBEArguments:
             except json.JSONDecodeError as error:
                 raise ValueError(f"lbe_target_modules is not valid JSON: {error}.") from None
         for name in ("lbe_beta", "lbe_alpha", "lbe_alpha_min"):
-            # Hyper-parameter search casts what it tries to the type of what stands here.
+            # Hyperparameter search casts new values to the type of the current value.
             setattr(self, name, float(getattr(self, name)))
         if self.lbe_alpha_learning_rate is not None:
             self.lbe_alpha_learning_rate = float(self.lbe_alpha_learning_rate)
         self.check_lbe()
-        other = getattr(super(), "__post_init__", None)  # of the arguments class this one is combined with
+        other = getattr(super(), "__post_init__", None)  # of the arguments class with which this one is combined
         if other is not None:
             other()
 
     @classmethod
     def of(cls, args: Any) -> LBEArguments:
-        """A copy of the settings in the arguments of a trainer; the defaults where it has none.
+        """A copy of the settings in the arguments of a trainer; missing settings get their defaults.
 
         Raises:
-            ValueError: a setting is outside its range.
+            ValueError: a setting is out of range.
         """
         settings: dict[str, Any] = {name.name: getattr(args, name.name, name.default) for name in fields(LBEArguments)}
         return LBEArguments(**settings)
@@ -143,7 +142,7 @@ class LBEArguments:
         return {**state, **dict.fromkeys(_TOKENS & state.keys())} if _without_tokens.get() else state
 
     def check_lbe(self) -> None:
-        """Raise a ValueError that names the first setting outside its range."""
+        """Raise a ValueError that names the first setting out of range."""
         try:
             check_settings(beta=self.lbe_beta, alpha=self.lbe_alpha, alpha_min=self.lbe_alpha_min)
         except ValueError as error:
@@ -157,16 +156,16 @@ class LBEArguments:
         layers = self.lbe_layers
         indices = isinstance(layers, (list, tuple)) and all(isinstance(layer, int) for layer in layers)
         if layers is not None and not (indices and layers):
-            raise ValueError(f"lbe_layers must be a list of at least one index, not {layers!r}; leave it out for all.")
+            raise ValueError(f"lbe_layers must be a list of at least one index, not {layers!r}; omit it to use all.")
         if self.lbe_target_modules is not None and not self.lbe_target_modules:
-            raise ValueError("lbe_target_modules is empty: name a module, or leave it out to use the hidden states.")
+            raise ValueError("lbe_target_modules is empty: name a module, or omit it to use the hidden states.")
         if isinstance(self.lbe_target_modules, str):
             try:
                 re.compile(self.lbe_target_modules)
             except re.error as error:
                 raise ValueError(
                     f"lbe_target_modules={self.lbe_target_modules!r} is not a regular expression ({error}): "
-                    "mend it, or give a list of names."
+                    "correct it, or give a list of names."
                 ) from None
 
 

@@ -1,4 +1,4 @@
-"""What the statistics of the layers mean: findings in plain words, the first cause first, each with a remedy.
+"""Derives findings, each with a remedy, from the statistics of the layers.
 
 `python benchmarks/verdicts.py` counts the false alarms and the hits of these thresholds.
 """
@@ -17,45 +17,44 @@ from .leaf_modules import ModuleStatistics
 Kind = Literal["data", "nonfinite", "collapsed", "cone", "redundant", "dead_units"]
 
 KINDS: tuple[Kind, ...] = ("data", "nonfinite", "collapsed", "cone", "redundant", "dead_units")
-"""Ordered: what comes first may be the cause of what comes later."""
+"""Ordered so that possible causes come first."""
 
 COLLAPSED_SHARE = 1e-4
-"""Variance share below which the samples are taken to be the same: a hundredth of their size is all that differs."""
+"""Variance share below which a layer counts as collapsed: samples differ by about a hundredth of their norm."""
 
 CONE_SHARE = 0.02
-"""Variance share at the output below which samples differ little: two of them have a cosine similarity of 0.98."""
+"""Variance share at the output below which it is reported as a cone: a mean cosine similarity of about 0.98."""
 
 REDUNDANT_RANK = 1.5
-"""Effective rank below which all samples lie close to one line: 1 would be a line, 2 a plane in equal parts."""
+"""Effective rank below which a layer counts as redundant: 1 means that all samples lie on one line."""
 
 REDUNDANT_MAX_RANK = 7
-"""Largest possible effective rank below which a small one means nothing: few examples, or the logits of a few
-classes."""
+"""Upper bound of the effective rank below which a small rank is not reported: few examples, or few classes."""
 
 DEAD_UNITS = 0.95
-"""Share of dead units from which a layer or module is reported: in deep ReLU networks half of them is common."""
+"""Fraction of dead units from which a layer or module is reported; one half is common in deep ReLU networks."""
 
 _TRAINING_REMEDY = (
-    "Lower the learning rate or warm it up; in a deep model without skip connections or with the normalization after "
-    "each sublayer try LBETrainer with lbe_alpha=0.5 and lbe_beta=2."
+    "Lower the learning rate or use warm-up; in a deep model without skip connections or with post-layer "
+    "normalization try LBETrainer with lbe_alpha=0.5 and lbe_beta=2."
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing."""
+    """A fault, or an observation that may not be one."""
 
     kind: Kind
     layer: str
-    """Name of the layer or module where it starts; empty for the data."""
+    """Name of the first affected layer or module; empty for the data."""
     value: float
-    """The number by which it was found."""
+    """The value of the statistic that exceeded its threshold."""
     message: str
     remedy: str
 
     @property
     def is_fault(self) -> bool:
-        """Whether something is lost; a redundant layer may be what a solved task looks like."""
+        """False for redundant layers, which also occur when a task is solved."""
         return self.kind != "redundant"
 
     def __str__(self) -> str:
@@ -67,13 +66,13 @@ def judge(
 ) -> list[Finding]:
     """Findings in the order of `KINDS`; empty for a healthy model.
 
-    What follows from an earlier finding is left out: with examples that are all alike no layer is judged, and after
-    a layer that has collapsed no later one.
+    Consequences of another finding are omitted: layers are not judged if all examples are the same, and neither are
+    layers after a collapsed one.
 
     Args:
-        layers: in the order of the forward pass.
-        modules: in the order of the forward pass.
-        inputs: of the batches that were measured.
+        layers: statistics in the order of the forward pass.
+        modules: statistics in the order of the forward pass.
+        inputs: inputs of the measured batches.
     """
     found = _data(inputs) or _nonfinite(layers, modules)
     if found:
@@ -88,13 +87,13 @@ def judge(
 def _data(inputs: Sequence[BatchInputs]) -> list[Finding]:
     if any(batch.nonfinite for batch in inputs):
         message = "Data: the inputs have NaN or infinite values."
-        return [Finding("data", "", 1.0, message, "Look for them in the data set.")]
+        return [Finding("data", "", 1.0, message, "Look for them in the dataset.")]
     if inputs and all(batch.only_padding == 1 for batch in inputs):
-        message = "Data: every example is all padding, the attention mask has no real token."
+        message = "Data: all examples are padding, because the attention mask has no real token."
         return [Finding("data", "", 1.0, message, "Check the tokenizer, the padding side and the attention mask.")]
     if inputs and all(batch.alike for batch in inputs):
-        message = "Data: all examples of a batch are the same, so that no layer can tell them apart."
-        return [Finding("data", "", 1.0, message, "Check how the data set is read, tokenized and batched.")]
+        message = "Data: all examples of each batch are the same, so no layer can distinguish them."
+        return [Finding("data", "", 1.0, message, "Check how the dataset is read, tokenized and batched.")]
     return []
 
 
@@ -104,24 +103,26 @@ def _nonfinite(layers: Sequence[LayerStatistics], modules: Sequence[ModuleStatis
     first = layer or module
     if first is None:
         return []
-    where = f", made by {module.name}" if module is not None and module is not first else ""
-    message = f"NaN or infinite from {first.name} on ({first.nonfinite:.0%} of its values{where})."
-    remedy = "Look for NaN in the weights; if training made it, lower the learning rate, clip gradients, or use bf16."
+    where = f", caused by {module.name}" if module is not None and module is not first else ""
+    message = f"NaN or infinite values from {first.name} on ({first.nonfinite:.0%} of its values{where})."
+    remedy = (
+        "Look for NaN in the weights. If it appeared in training, lower the learning rate, clip gradients or use bf16."
+    )
     return [Finding("nonfinite", first.name, first.nonfinite, message, remedy)]
 
 
 def _stream(layers: list[LayerStatistics], modules: Sequence[ModuleStatistics]) -> list[Finding]:
-    """Findings on layers that follow one on the other."""
+    """Findings on consecutive layers."""
     collapsed = _last_run([layer.variance_share < COLLAPSED_SHARE for layer in layers])
     if collapsed:
         first = layers[-collapsed]
-        # Where the signal fades from layer to layer, a module without any variance comes later and is no cause.
+        # If the signal fades gradually, a constant module is a consequence: the first layer still has some variance.
         dead = [module.name for module in modules if module.dead_units == 1]
         killer = dead[0] if dead and first.variance_share <= DEAD_SHARE else None
-        where = f"; {killer} gives a constant output" if killer and killer != first.name else ""
+        where = f"; {killer} has a constant output" if killer and killer != first.name else ""
         message = (
-            f"Collapsed from {first.name} on: the examples give the same activations (variance share "
-            f"{first.variance_share:.2g}, below {COLLAPSED_SHARE:g}{where}), and no later layer tells them apart."
+            f"Collapsed from {first.name} on: all examples have the same activations (variance share "
+            f"{first.variance_share:.2g}, below {COLLAPSED_SHARE:g}{where}), and no later layer distinguishes them."
         )
         return [Finding("collapsed", first.name, first.variance_share, message, _TRAINING_REMEDY)]
     findings = []
@@ -142,9 +143,11 @@ def _stream(layers: list[LayerStatistics], modules: Sequence[ModuleStatistics]) 
         first = layers[-redundant]
         message = (
             f"Redundant from {first.name} on: the examples differ in about one direction (effective rank "
-            f"{first.effective_rank:.2f}, where {first.max_rank:.0f} is possible)."
+            f"{first.effective_rank:.2f}, of at most {first.max_rank:.0f})."
         )
-        remedy = "A solved task of few classes looks so, too; before training the layer passes on one number."
+        remedy = (
+            "This is normal for a solved task with few classes; before training it means that information is lost."
+        )
         findings.append(Finding("redundant", first.name, first.effective_rank, message, remedy))
     return findings
 
@@ -159,17 +162,19 @@ def _dead_units(
     if not dead:
         return []
     first = dead[0]
-    more = f" ({len(dead) - 1} more such layers or modules)" if len(dead) > 1 else ""
+    more = f" ({len(dead) - 1} more layers or modules are affected)" if len(dead) > 1 else ""
     message = (
         f"Dead units in {first.name}: {first.dead_units:.0%} of its features have the same value for every "
         f"example{more}."
     )
-    remedy = "Look for weights of zero there, frozen or never loaded; after ReLU lower the learning rate or the bias."
+    remedy = (
+        "Look for zero weights that are frozen or were not loaded; after ReLU lower the learning rate or the bias."
+    )
     return [Finding("dead_units", first.name, first.dead_units, message, remedy)]
 
 
 def _last_run(flags: Sequence[bool]) -> int:
-    """How many of the last ones are true: a later layer with variance refutes that an earlier one lost it."""
+    """Length of the run of true values at the end: if a later layer has variance, an earlier one did not lose it."""
     count = 0
     while count < len(flags) and flags[-1 - count]:
         count += 1

@@ -18,14 +18,14 @@ def test_inputs_in_a_dictionary_and_by_position() -> None:
     ids = torch.tensor([[5, 6], [5, 6]])
     features = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1], [0, 0]])}
     found = BatchInputs.of((features,), {})
-    assert (found.rows, found.only_padding) == (2, 0.5)
+    assert (found.size, found.only_padding) == (2, 0.5)
     assert BatchInputs.of((torch.ones(3, 4),), {}).alike
 
 
 def test_inputs_of_several_columns_are_alike_only_together() -> None:
     same, different = torch.ones(3, 4), torch.arange(12.0).view(3, 4)
     assert not BatchInputs.of((), {"first": same, "second": different}).alike
-    assert BatchInputs.of((), {"pixel_values": different, "labels": torch.ones(3)}).rows == 3
+    assert BatchInputs.of((), {"pixel_values": different, "labels": torch.ones(3)}).size == 3
 
 
 def test_inputs_that_are_not_finite() -> None:

@@ -56,7 +56,7 @@ class Spy(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.replaced.append(
-            any(getattr(vars(module).get("forward"), "_stands_in_for", None) is not None for module in model.modules())
+            any(getattr(vars(module).get("forward"), "_lbe_wraps", None) is not None for module in model.modules())
         )
         hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
         # A model that was once asked for its hidden states keeps the hooks by which Transformers takes them.
@@ -219,7 +219,7 @@ def test_one_warning_when_the_verdict_gets_worse(
     (event,) = callback.history.events
     assert (event.step, event.healthy_at, event.kind, event.layer) == (4, 2, kind, "hidden_states[2]")
     (text,) = (text for text in warnings_of() if text.startswith("Step 4"))
-    assert text.startswith("Step 4 (not yet at step 2): ")
+    assert text.startswith("Step 4 (not present at step 2): ")
     assert "hidden_states[2]" in text
     assert "lower the learning rate" in text.lower()
     assert json.loads(Path(trainer.args.output_dir, "information_flow.json").read_text())["events"][0]["step"] == 4
@@ -242,7 +242,7 @@ def test_what_cannot_be_measured_is_one_warning(make_trainer: Make, warnings_of:
         per_device_train_batch_size=1,
     )  # fmt: skip
     trainer.train()
-    assert len([text for text in warnings_of() if "measures nothing" in text and "samples='token'" in text]) == 1
+    assert len([text for text in warnings_of() if "cannot measure" in text and "samples='token'" in text]) == 1
     assert callback.history.steps == []
     with pytest.raises(ValueError, match="every_steps must be at least 1, not 0"):
         InformationFlowCallback(every_steps=0)
@@ -338,7 +338,7 @@ def test_a_damaged_record_and_a_full_disk_do_not_end_a_training(
     (checkpoint / "information_flow.json").write_text('{"names"')
     resumed = trainer()
     resumed.train(resume_from_checkpoint=str(checkpoint))
-    assert any("begins a new record" in text and "checkpoint-2" in text for text in warnings_of())
+    assert any("starts a new record" in text and "checkpoint-2" in text for text in warnings_of())
     assert json.loads((tmp_path / "run" / "information_flow.json").read_text())["steps"] == [4]
 
     def full(*args: Any) -> None:
@@ -352,7 +352,7 @@ def test_a_damaged_record_and_a_full_disk_do_not_end_a_training(
 def test_a_record_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
     for text in ("[]", "{}", '{"names": 1}', "no JSON"):
         (tmp_path / "information_flow.json").write_text(text)
-        with pytest.raises(ValueError, match="no record of an InformationFlowCallback"):
+        with pytest.raises(ValueError, match="not a record of an InformationFlowCallback"):
             FlowHistory.load(tmp_path / "information_flow.json")
 
 

@@ -173,7 +173,7 @@ def test_model_and_random_numbers_are_left_as_found(fails: bool) -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="gave no batch"):
+    with pytest.raises(ValueError, match="data loader is empty"):
         information_flow(bert(), [])
     with pytest.raises(ValueError, match="two samples for any layer: use batches of two or more examples"):
         information_flow(bert(), [batch(token_rows(1))])

@@ -158,9 +158,9 @@ def test_one_row_on_each_device(ranks: Ranks, tmp_path: Path) -> None:
     settings = {"per_device_train_batch_size": 1, "output_dir": str(tmp_path)}
     results = ranks(on_ranks.train, rows, lbe_sync_batch=True, **settings)
     compare(results, on_ranks.train(rows, **{**settings, "per_device_train_batch_size": 2}))
-    with pytest.raises(AssertionError, match="One row has no variance over rows"):
+    with pytest.raises(AssertionError, match="A single example has no variance"):
         ranks(on_ranks.train, rows, **settings)
-    with pytest.raises(ValueError, match="One row has no variance over rows"):
+    with pytest.raises(ValueError, match="A single example has no variance"):
         on_ranks.train(rows, lbe_sync_batch=True, **settings)
 
 

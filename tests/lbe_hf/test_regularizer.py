@@ -74,5 +74,5 @@ def test_refuses_settings_out_of_range(changes: dict[str, float], message: str) 
 
 
 def test_refuses_another_number_of_layers() -> None:
-    with pytest.raises(ValueError, match="2 layers have targets"):
+    with pytest.raises(ValueError, match="Expected 2 entropies"):
         LBERegularizer(2)(torch.rand(3))

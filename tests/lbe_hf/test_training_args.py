@@ -97,7 +97,7 @@ def test_integers_are_made_floats() -> None:
         ({"lbe_alpha_learning_rate": -1.0}, "lbe_alpha_learning_rate must be zero or positive"),
         ({"lbe_alpha_learning_rate": float("nan")}, "lbe_alpha_learning_rate must be zero or positive, not nan"),
         ({"lbe_alpha_learning_rate": float("inf")}, "lbe_alpha_learning_rate must be zero or positive, not inf"),
-        ({"lbe_alpha": 0.1}, "lbe_alpha must be at least alpha_min, 0.2, not 0.1"),
+        ({"lbe_alpha": 0.1}, "lbe_alpha must be at least alpha_min \\(0.2\\), not 0.1"),
         ({"lbe_form": "sum"}, "lbe_form must be one of"),
         ({"lbe_samples": "row"}, "lbe_samples must be one of"),
         ({"lbe_layers": []}, "lbe_layers must be a list of at least one index"),

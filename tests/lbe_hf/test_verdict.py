@@ -25,7 +25,7 @@ def found(*args: Any) -> list[tuple[str, str]]:
 
 
 def inputs(**changes: Any) -> BatchInputs:
-    return BatchInputs(**{"rows": 8, "mask": None, "alike": False, "only_padding": 0.0, "nonfinite": False, **changes})
+    return BatchInputs(**{"size": 8, "mask": None, "alike": False, "only_padding": 0.0, "nonfinite": False, **changes})
 
 
 def test_a_healthy_model_has_no_finding() -> None:
@@ -73,7 +73,7 @@ def test_nan_is_found_where_it_appears_and_the_module_that_made_it() -> None:
     modules = [ModuleStatistics("a"), ModuleStatistics("b", nonfinite=0.25), ModuleStatistics("c", nonfinite=1.0)]
     (finding,) = judge(layers({}, nan, nan), modules)
     assert (finding.kind, finding.layer, finding.value) == ("nonfinite", "hidden_states[1]", 0.5)
-    assert "made by b" in finding.message
+    assert "caused by b" in finding.message
     assert found(layers({}, {}), modules) == [("nonfinite", "b")]
 
 
@@ -85,14 +85,14 @@ def test_dead_units_of_layers_and_modules() -> None:
     assert found(layers({}, {"dead_units": 0.99})) == [("dead_units", "hidden_states[1]")]
     # The module that ended the signal is named beside the layers that it collapsed, not a second time.
     (finding,) = judge(layers({}, {**COLLAPSED, "variance_share": 0.0}), modules)
-    assert "second gives a constant output" in finding.message
+    assert "second has a constant output" in finding.message
     (finding,) = judge(layers({}, COLLAPSED), modules)  # which fades: a dead module further on did not do it
     assert "constant output" not in finding.message
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"alike": True}, "same"), ({"only_padding": 1.0}, "all padding"), ({"nonfinite": True}, "NaN")],
+    [({"alike": True}, "same"), ({"only_padding": 1.0}, "all examples are padding"), ({"nonfinite": True}, "NaN")],
 )
 def test_what_is_wrong_with_the_data_comes_first_and_alone(changes: dict[str, Any], message: str) -> None:
     (finding,) = judge(layers({}, COLLAPSED), [ModuleStatistics("dense", 1.0)], [inputs(**changes)])

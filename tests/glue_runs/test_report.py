@@ -1,0 +1,6 @@
+import pytest
+from modules import help_of
+
+
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "usage: " in help_of("glue_runs.report", monkeypatch, capsys)

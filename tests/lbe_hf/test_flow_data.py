@@ -1,0 +1,47 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from lbe_hf.flow_data import batches, collate_for, load_examples
+
+
+def test_examples_are_drawn_with_a_fixed_seed_and_tabs_alone_separate(tmp_path: Path) -> None:
+    file = tmp_path / "rows.tsv"
+    file.write_text("text\tlabel\n" + "".join(f'say "{index}\t{index % 2}\n' for index in range(20)))
+    drawn = load_examples(str(file), 8)
+    assert drawn == load_examples(str(file), 8)
+    assert len({example["text"] for example in drawn}) == 8
+    assert all(example["text"].startswith('say "') for example in drawn)
+    assert len(load_examples(str(file), 99)) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data.xls", "x", "the file must be one of .tsv"),
+        ("data.json", "null", "neither a JSON list nor lines"),
+        ("data.csv", "text\n", "data.csv cannot be read"),
+    ],
+)
+def test_unusable_files(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_examples(str(tmp_path / name), 4)
+
+
+def test_columns_that_do_not_exist_are_named_beside_those_that_do() -> None:
+    config: Any = SimpleNamespace(is_encoder_decoder=False)
+    with pytest.raises(ValueError, match="one or two of these columns: a, b; not c"):
+        collate_for("model", config, [{"a": "x", "b": 1}], ["c"], 8)
+
+
+@pytest.mark.parametrize(("count", "size", "sizes"), [(7, 3, [3, 3]), (8, 3, [3, 3, 2]), (3, 1, [1, 1, 1])])
+def test_one_example_alone_is_dropped(count: int, size: int, sizes: list[int]) -> None:
+    def collate(examples: Any) -> dict[str, torch.Tensor]:
+        return {"x": torch.zeros(len(examples))}
+
+    examples = [{"x": index} for index in range(count)]
+    assert [len(batch["x"]) for batch in batches(examples, size, collate)] == sizes

@@ -1,0 +1,21 @@
+from tiny import bert
+from torch import nn
+
+from lbe_hf.models import base_model, transformers_models
+
+
+def test_only_the_outermost_models_are_found_and_shared_ones_once() -> None:
+    model = bert()
+    assert transformers_models(model) == {"": model}
+    wrapped = nn.ModuleDict({"first": nn.Sequential(model), "again": model, "other": nn.Linear(2, 2)})
+    assert transformers_models(wrapped) == {"first.0": model}
+
+
+def test_base_model() -> None:
+    class Peft(nn.Module):
+        def get_base_model(self) -> nn.Module:
+            return inner
+
+    inner = nn.Linear(2, 2)
+    assert base_model(Peft()) is inner
+    assert base_model(inner) is inner
