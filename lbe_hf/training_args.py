@@ -34,33 +34,31 @@ def tokens_left_out() -> Iterator[None]:
 class LBEArguments:
     """Settings of the regularization, to be mixed into any arguments class: `class MyConfig(LBEArguments, SFTConfig)`.
 
-    Parameters:
-        lbe_beta (`float`, defaults to 0.01): strength of the penalty, no unit. The paper tries 0.005, 0.01 and 0.05.
-            0 trains exactly as the trainer does without LBE, but for the loss that a model computes itself under
-            gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
-        lbe_alpha (`float`, defaults to 0.5): start of every layer's learnable target, in nats. The paper tries 0.2,
-            0.3, 0.5 and 0.8.
-        lbe_alpha_min (`float`, defaults to 0.2): floor under every target, in nats; 0.2 in the paper.
-        lbe_alpha_learning_rate (`float`, *optional*): constant learning rate of the targets. None: the learning rate
-            that the model's schedule has at each step, as in the paper. At fine-tuning rates that moves a target by
-            less than 0.03 nats over a whole run.
-        lbe_form (`str`, defaults to `"product"`): `"product"`, the paper's `task_loss * (1 + penalty)`, which leaves
-            the penalty out where the task loss is zero or negative; `"additive"`, `task_loss + penalty`, the mean over
-            the micro-batches of an optimizer step and over processes.
-        lbe_target_modules (`str` or `list[str]`, *optional*): modules whose outputs are regularized, by the rules of
-            PEFT: a string is a regular expression matched against the whole module name, a list holds names or dotted
-            suffixes of names. None: the hidden states that the model returns. On the command line a list is written as
-            JSON: `'["output.dense", "pooler"]'`.
-        lbe_layers (`list[int]`, *optional*): which of the captured activations count, by index, negative ones from
-            the end. None: all of them. Hidden states start with the embedding output at 0.
-        lbe_samples (`str`, defaults to `"sequence"`): what the variance runs over: `"sequence"`, the rows of the
-            batch; `"token"`, all its real tokens, for batches of one or two long sequences.
-        lbe_ignore_padding (`bool`, defaults to True): leave padding out of the statistics, by the attention mask.
-        lbe_sync_batch (`bool`, defaults to False): measure over the rows of all processes, as SyncBatchNorm does; by
-            default each process measures its own. Processes exchange 12 bytes for each unit of each layer, twice a
-            micro-batch at most.
-        lbe_log_entropy (`bool`, defaults to False): log the entropy of each layer as `entropy/layer_00` and so on,
-            and its target as `target/layer_00`; with `lbe_beta=0` it is measured and changes nothing.
+    Args:
+        lbe_beta: strength of the penalty, no unit (default 0.01; the paper tries 0.005, 0.01 and 0.05). 0 trains exactly
+            as the trainer does without LBE, except for the loss that a model computes itself under gradient
+            accumulation (see `own_loss_corrected` in `loss_normalization.py`).
+        lbe_alpha: start of every layer's learnable target, in nats (default 0.5; the paper tries 0.2, 0.3, 0.5 and 0.8).
+        lbe_alpha_min: floor under every target, in nats (default 0.2, as in the paper).
+        lbe_alpha_learning_rate: constant learning rate of the targets. None (default): the learning rate that the
+            model's schedule has at each step, as in the paper. At fine-tuning rates that moves a target by less than
+            0.03 nats over a whole run.
+        lbe_form: `"product"` (default), the paper's `task_loss * (1 + penalty)`, which leaves the penalty out where the
+            task loss is zero or negative; `"additive"`, `task_loss + penalty`, the mean over the micro-batches of an
+            optimizer step and over processes.
+        lbe_target_modules: modules whose outputs are regularized, by the rules of PEFT: a string is a regular expression
+            matched against the whole module name, a list holds names or dotted suffixes of names. None (default): the
+            hidden states that the model returns. On the command line a list is written as JSON:
+            `'["output.dense", "pooler"]'`.
+        lbe_layers: which of the captured activations count, by index, negative ones from the end. None (default): all
+            of them. Hidden states start with the embedding output at 0.
+        lbe_samples: what the variance runs over: `"sequence"` (default), the examples of the batch; `"token"`, all its
+            real tokens, for batches of one or two long sequences.
+        lbe_ignore_padding: leave padding out of the statistics, by the attention mask (default True).
+        lbe_sync_batch: measure over the examples of all processes, as SyncBatchNorm does (default False: each process
+            measures its own). Processes exchange 12 bytes for each unit of each layer, twice a micro-batch at most.
+        lbe_log_entropy: log the entropy of each layer as `entropy/layer_00` and so on, and its target as
+            `target/layer_00` (default False); with `lbe_beta=0` it is measured and changes nothing.
 
     Raises:
         ValueError: a setting is outside its range.
