@@ -35,20 +35,21 @@ class LBEArguments:
     """Settings of the regularization, to be mixed into any arguments class: `class MyConfig(LBEArguments, SFTConfig)`.
 
     Args:
-        lbe_beta: strength of the penalty, no unit (default 0.01; the paper tries 0.005, 0.01 and 0.05). 0 trains exactly
-            as the trainer does without LBE, except for the loss that a model computes itself under gradient
+        lbe_beta: strength of the penalty, no unit (default 0.01; the paper tries 0.005, 0.01 and 0.05). 0 trains
+            exactly as the trainer does without LBE, except for the loss that a model computes itself under gradient
             accumulation (see `own_loss_corrected` in `loss_normalization.py`).
-        lbe_alpha: start of every layer's learnable target, in nats (default 0.5; the paper tries 0.2, 0.3, 0.5 and 0.8).
+        lbe_alpha: start of every layer's learnable target, in nats (default 0.5; the paper tries 0.2, 0.3, 0.5 and
+            0.8).
         lbe_alpha_min: floor under every target, in nats (default 0.2, as in the paper).
         lbe_alpha_learning_rate: constant learning rate of the targets. None (default): the learning rate that the
             model's schedule has at each step, as in the paper. At fine-tuning rates that moves a target by less than
             0.03 nats over a whole run.
-        lbe_form: `"product"` (default), the paper's `task_loss * (1 + penalty)`, which leaves the penalty out where the
-            task loss is zero or negative; `"additive"`, `task_loss + penalty`, the mean over the micro-batches of an
-            optimizer step and over processes.
-        lbe_target_modules: modules whose outputs are regularized, by the rules of PEFT: a string is a regular expression
-            matched against the whole module name, a list holds names or dotted suffixes of names. None (default): the
-            hidden states that the model returns. On the command line a list is written as JSON:
+        lbe_form: `"product"` (default), the paper's `task_loss * (1 + penalty)`, which leaves the penalty out where
+            the task loss is zero or negative; `"additive"`, `task_loss + penalty`, the mean over the micro-batches of
+            an optimizer step and over processes.
+        lbe_target_modules: modules whose outputs are regularized, by the rules of PEFT: a string is a regular
+            expression matched against the whole module name, a list holds names or dotted suffixes of names. None
+            (default): the hidden states that the model returns. On the command line a list is written as JSON:
             `'["output.dense", "pooler"]'`.
         lbe_layers: which of the captured activations count, by index, negative ones from the end. None (default): all
             of them. Hidden states start with the embedding output at 0.
