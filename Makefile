@@ -1,4 +1,4 @@
-.PHONY: test lint demo
+.PHONY: test lint docs demo
 
 test:
 	python -m pytest -n logical
@@ -7,6 +7,9 @@ lint:
 	ruff check .
 	ruff format --check .
 	mypy
+
+docs:
+	mkdocs build --strict
 
 demo:
 	python -m glue_runs.grid --demo

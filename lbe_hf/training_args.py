@@ -34,33 +34,32 @@ def tokens_left_out() -> Iterator[None]:
 class LBEArguments:
     """Settings of the regularization, a mixin for any arguments class: `class MyConfig(LBEArguments, SFTConfig)`.
 
-    Parameters:
-        lbe_beta (`float`, defaults to 0.01): strength of the penalty, no unit. The paper tries 0.005, 0.01 and 0.05.
-            With 0, training is identical to that of the trainer without LBE, except that the loss of some models is
-            corrected under gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
-        lbe_alpha (`float`, defaults to 0.5): initial value of the learnable target of every layer, in nats. The paper
-            tries 0.2, 0.3, 0.5 and 0.8.
-        lbe_alpha_min (`float`, defaults to 0.2): lower bound of every target, in nats; 0.2 in the paper.
-        lbe_alpha_learning_rate (`float`, *optional*): constant learning rate of the targets. None: the current
-            learning rate of the model, as in the paper. At fine-tuning rates this changes a target by less than 0.03
-            nats over a whole run.
-        lbe_form (`str`, defaults to `"product"`): `"product"`: `task_loss * (1 + penalty)`, as in the paper, without
-            the penalty if the task loss is zero or negative. `"additive"`: `task_loss + penalty`, where the penalty is
-            the mean over the micro-batches of an optimizer step and over processes.
-        lbe_target_modules (`str` or `list[str]`, *optional*): modules whose outputs are regularized, with the rules
-            of PEFT: a string is a regular expression matched against the whole module name, a list contains names or
-            dotted suffixes of names. None: the hidden states that the model returns. On the command line, write a list
-            as JSON: `'["output.dense", "pooler"]'`.
-        lbe_layers (`list[int]`, *optional*): indices of the recorded activations to regularize; negative indices
-            count from the end. None: all of them. Index 0 of the hidden states is the embedding output.
-        lbe_samples (`str`, defaults to `"sequence"`): samples over which the variance is computed: `"sequence"`, the
-            examples of the batch; `"token"`, all its real tokens, for batches of one or two long sequences.
-        lbe_ignore_padding (`bool`, defaults to True): exclude padding, using the attention mask.
-        lbe_sync_batch (`bool`, defaults to False): measure over the examples of all processes, like SyncBatchNorm; by
-            default each process measures its own examples. Processes exchange 12 bytes for each unit of each layer, at
-            most twice per micro-batch.
-        lbe_log_entropy (`bool`, defaults to False): log the entropy of each layer as `entropy/layer_00` and so on,
-            and its target as `target/layer_00`. With `lbe_beta=0` entropies are measured without affecting training.
+    Args:
+        lbe_beta: strength of the penalty, no unit (default 0.01; the paper tries 0.005, 0.01 and 0.05). With 0, training
+            is identical to that of the trainer without LBE, except that the loss of some models is corrected under
+            gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
+        lbe_alpha: initial value of the learnable target of every layer, in nats (default 0.5; the paper tries 0.2,
+            0.3, 0.5 and 0.8).
+        lbe_alpha_min: lower bound of every target, in nats (default 0.2, as in the paper).
+        lbe_alpha_learning_rate: constant learning rate of the targets. None (default): the current learning rate of
+            the model, as in the paper. At fine-tuning rates this changes a target by less than 0.03 nats over a whole
+            run.
+        lbe_form: `"product"` (default): `task_loss * (1 + penalty)`, as in the paper, without the penalty if the task
+            loss is zero or negative. `"additive"`: `task_loss + penalty`, where the penalty is the mean over the
+            micro-batches of an optimizer step and over processes.
+        lbe_target_modules: modules whose outputs are regularized, with the rules of PEFT: a string is a regular
+            expression matched against the whole module name, a list contains names or dotted suffixes of names. None
+            (default): the hidden states that the model returns. On the command line, write a list as JSON:
+            `'["output.dense", "pooler"]'`.
+        lbe_layers: indices of the recorded activations to regularize; negative indices count from the end. None
+            (default): all of them. Index 0 of the hidden states is the embedding output.
+        lbe_samples: samples over which the variance is computed: `"sequence"` (default), the examples of the batch;
+            `"token"`, all its real tokens, for batches of one or two long sequences.
+        lbe_ignore_padding: exclude padding, using the attention mask (default True).
+        lbe_sync_batch: measure over the examples of all processes, like SyncBatchNorm (default False: each process
+            measures its own). Processes exchange 12 bytes for each unit of each layer, at most twice per micro-batch.
+        lbe_log_entropy: log the entropy of each layer as `entropy/layer_00` and so on, and its target as
+            `target/layer_00` (default False). With `lbe_beta=0` entropies are measured without affecting training.
 
     Raises:
         ValueError: a setting is out of range.

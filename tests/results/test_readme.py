@@ -1,21 +1,33 @@
-"""The numbers that README and the pages of the grids take from `results/` are those of the committed files."""
+"""The numbers that README takes from `results/` are those of the committed files."""
 
 import re
 from itertools import product
 
-import numpy as np
 import pandas as pd
 import pytest
 from pages import table
 from programs import ROOT, program
 from scipy.stats import binomtest
+from studies import (
+    BASELINE,
+    FEED_FORWARD,
+    HIDDEN_STATES,
+    against_baseline,
+    at_chosen_rate,
+    deep_bert,
+    ends,
+    grid,
+    mcnemar,
+    over_seeds,
+    penalties_of_healthy_encoders,
+    setting,
+    short,
+)
 
 from lbe_hf import LBETrainingArguments
 
-RESULTS = ROOT / "results"
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = " ".join(TEXT.split())  # sentences without their line breaks
-BASELINE, FEED_FORWARD, HIDDEN_STATES = "baseline", "LBE on feed_forward", "LBE on hidden_states"
 METHODS = {  # of README's table: whether LBE, with how many steps of warm-up
     "without LBE": (0.0, 0),
     "LBE on the hidden states": (0.5, 0),
@@ -26,30 +38,7 @@ METHODS = {  # of README's table: whether LBE, with how many steps of warm-up
 
 @pytest.fixture(scope="module")
 def steps() -> pd.DataFrame:
-    """Deep BERTs by step, those of the main comparison and of the border."""
-    lines = pd.read_csv(RESULTS / "deep_bert" / "runs.csv")
-    lines = lines.copy().assign(lowest=lines.filter(like="entropy/").min(axis="columns"))
-    main = (lines["data"] == "sentences") & (lines["model_type"] == "bert") & (lines["activations"] == "hidden_states")
-    return lines[main]
-
-
-def ends(steps: pd.DataFrame, **settings: object) -> pd.DataFrame:
-    """What became of the runs with these settings, by seed."""
-    for name, value in ({"decay": "none", "warmup_steps": 0, "depth": 48, "learning_rate": 1e-3} | settings).items():
-        steps = steps[steps[name] == value]
-    by_seed, last = steps.groupby("seed"), steps[steps["step"] > 300].groupby("seed")
-    return pd.DataFrame(
-        {
-            "trained": last["accuracy"].mean() > 0.95,
-            "for_a_while": by_seed["accuracy"].max() > 0.95,
-            "collapsed": last["lowest"].median() < 1e-3,
-            "steps": steps[steps["accuracy"] > 0.95].groupby("seed")["step"].min(),
-        }
-    )
-
-
-def setting(beta: float, alpha: float = 0.7) -> dict[str, object]:
-    return {"beta": beta, "alpha": alpha} if beta else {"beta": 0.0}
+    return deep_bert()
 
 
 def test_deep_bert_by_method(steps: pd.DataFrame) -> None:
@@ -126,36 +115,9 @@ def test_corrected_p_values_of_deep_bert() -> None:
     assert f"one of {len(tests)} tests" in PAGE
 
 
-def mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> float:
-    """The two tails of a fair coin that is thrown for each seed at which the two differ."""
-    differences = left["trained"].astype(int) - right["trained"].astype(int)
-    heads, throws = int((differences > 0).sum()), int((differences != 0).sum())
-    tosses = np.array([sum(sides) for sides in product((0, 1), repeat=throws)])
-    return min(1.0, 2 * float(np.mean(tosses >= max(heads, throws - heads))))
-
-
 @pytest.fixture(scope="module")
 def minilm() -> pd.DataFrame:
-    return pd.read_csv(RESULTS / "minilm" / "results.csv")
-
-
-def at_chosen_rate(runs: pd.DataFrame, task: str, method: str) -> pd.DataFrame:
-    """The runs, by seed, at the learning rate with the best mean validation score."""
-    own = runs[(runs["task"] == task) & (runs["method"] == method)]
-    rate = own.groupby("learning_rate")["validation"].mean().idxmax()
-    return own[own["learning_rate"] == rate].set_index("seed")
-
-
-def against_baseline(runs: pd.DataFrame, task: str, method: str) -> str:
-    """The cell of README: mean test score, difference by seed, its range and p-value from three seeds on."""
-    own, baseline = (at_chosen_rate(runs, task, name)["test"] for name in (method, BASELINE))
-    differences = (own - baseline).dropna().to_numpy()
-    cell = f"{own.mean():.4f}, by seed {differences.mean():+.4f}"
-    if len(differences) < 3:
-        return cell
-    signs = np.array(list(product((1, -1), repeat=len(differences))))
-    as_extreme = np.abs((signs * differences).mean(axis=1)) >= abs(differences.mean()) - 1e-12
-    return f"{cell} ({differences.min():+.4f} to {differences.max():+.4f}), p {as_extreme.mean():.2f}"
+    return grid("minilm")
 
 
 def test_minilm(minilm: pd.DataFrame) -> None:
@@ -170,30 +132,18 @@ def test_minilm(minilm: pd.DataFrame) -> None:
     assert f"{len(minilm)} runs" in PAGE
 
 
-def test_penalty_on_a_healthy_encoder(minilm: pd.DataFrame) -> None:
-    both = pd.concat([minilm, pd.read_csv(RESULTS / "cola" / "results.csv")])
-    healthy = (both["beta"] == 0.05) & (both["learning_rate"] <= 2e-4)  # at 3e-4 some runs collapse
-    penalty = both[healthy & (both["method"] == HIDDEN_STATES)]["penalty"]
-    lowest, highest = (f"{value:.0e}".replace("e-0", "e-") for value in (penalty.min(), penalty.max()))
+def test_penalty_on_a_healthy_encoder() -> None:
+    penalty = penalties_of_healthy_encoders()
+    lowest, highest = short(penalty.min()), short(penalty.max())
     claim = f"(MiniLM, learning rates up to 2e-4) the penalty was {lowest} to {highest} of the loss at beta 0.05"
     assert claim in PAGE
     assert "five times the default" in PAGE
     assert LBETrainingArguments(output_dir="unused").lbe_beta * 5 == pytest.approx(0.05)
-    means = [at_chosen_rate(minilm, task, HIDDEN_STATES)["penalty"].mean() for task in ("cola", "rte")]
-    page = (RESULTS / "minilm" / "README.md").read_text(encoding="utf-8")
-    assert "is {} to {} of the loss".format(*(f"{mean:.0e}".replace("e-0", "e-") for mean in means)) in page
 
 
 def test_cola_at_high_learning_rates() -> None:
-    runs = pd.read_csv(RESULTS / "cola" / "results.csv")
-    rows = table((RESULTS / "cola" / "README.md").read_text(encoding="utf-8"), "learning rate")
-    assert [row[0] for row in rows] == ["5e-5", "1e-4", "2e-4", "3e-4"]
-    for rate, *cells in rows:
-        scores = [
-            runs[(runs["learning_rate"] == float(rate)) & (runs["beta"] == beta)]["test"] for beta in (0, 0.05, 0.5)
-        ]
-        assert cells == [f"{own.mean():.3f} ({own.min():.3f} to {own.max():.3f})" for own in scores]
-    without, weak, strong = rows[-1][1:]
+    runs = grid("cola")
+    without, weak, strong = (over_seeds(runs, 3e-4, beta) for beta in (0, 0.05, 0.5))
     assert f"falls to {without} without LBE, {weak} with beta 0.05 and {strong} with beta 0.5" in PAGE
-    means = sorted(cell.split()[0] for cell in rows[0][1:])
+    means = sorted(over_seeds(runs, 5e-5, beta).split()[0] for beta in (0, 0.05, 0.5))
     assert f"where 5e-5 gives {means[0]} to {means[-1]}" in PAGE

@@ -1,0 +1,103 @@
+"""The numbers on the pages of `docs/` are those of the committed results; those of README are its own affair."""
+
+import re
+
+import pandas as pd
+import pytest
+from pages import table
+from programs import ROOT, program
+from studies import (
+    deep_bert,
+    ends,
+    grid,
+    mcnemar,
+    penalties_of_healthy_encoders,
+    setting,
+    short,
+)
+
+DOCS = ROOT / "docs"
+EVIDENCE = (DOCS / "evidence.md").read_text(encoding="utf-8")
+
+
+def answers() -> dict[str, str]:
+    """The last cell of the table, by the question before it."""
+    return {question: answer for _, question, answer in table(EVIDENCE, "study | question")}
+
+
+@pytest.fixture(scope="module")
+def steps() -> pd.DataFrame:
+    return deep_bert()
+
+
+def trained(runs: pd.DataFrame) -> str:
+    return f"{runs['trained'].sum()} of {len(runs)}"
+
+
+def test_a_deep_transformer_at_a_high_rate(steps: pd.DataFrame) -> None:
+    fresh = steps[steps["seed"] >= 5]
+    none, warmup = ends(fresh, **setting(0.0)), ends(fresh, warmup_steps=40, **setting(0.0))
+    lbe = ends(fresh, **setting(2.0, 0.5))
+    assert answers()["Does a BERT of 48 layers, trained from scratch at 1e-3, learn?"] == (
+        f"Without LBE {trained(none)} runs, with a warm-up {trained(warmup)}, with alpha 0.5 and beta 2 {trained(lbe)}"
+    )
+
+
+def test_a_deep_transformer_at_a_lower_rate(steps: pd.DataFrame) -> None:
+    lower = ends(steps, learning_rate=3e-4, **setting(0.0))
+    lbe = ends(steps[steps["seed"] >= 5], **setting(2.0, 0.5))
+    assert answers()["At 3e-4?"] == (
+        f"Without LBE {trained(lower)} runs; median of {lower['steps'].median():.0f} steps to an accuracy of 0.95, "
+        f"against {lbe['steps'].median():.0f} with LBE at 1e-3"
+    )
+
+
+def test_the_first_setting(steps: pd.DataFrame) -> None:
+    lbe, none = ends(steps, **setting(0.5)), ends(steps, **setting(0.0))
+    report = program("results/deep_bert/report.py")
+    tests = report.all_tests(report.load()[1])
+    (holm,) = tests[(tests["comparison"] == "LBE against none") & (tests["outcome"] == "trained")]["holm"]
+    assert answers()["With alpha 0.7 and beta 0.5, the first setting?"] == (
+        f"{trained(lbe)} runs, {trained(none)} without: p = {mcnemar(lbe, none):.2g}, "
+        f"with Holm's correction {holm:.2g}, so not shown"
+    )
+
+
+def test_normalization_before_each_sublayer() -> None:
+    lines = pd.read_csv(ROOT / "results" / "deep_bert" / "runs.csv")
+    lines = lines[(lines["model_type"] == "roberta-prelayernorm") & (lines["step"] > 300)]
+    shares = lines.groupby(["beta", "seed"])["accuracy"].mean().gt(0.95).groupby("beta").agg(["sum", "size"])
+    assert {tuple(row) for row in shares.to_numpy()} == {(5, 5)}
+    assert answers()["With normalization before each sublayer?"] == "5 of 5 runs, with LBE and without"
+
+
+def test_pretrained_encoders() -> None:
+    assert answers()["Does LBE improve fine-tuning?"].endswith(f"RTE, CoLA and MRPC, {len(grid('minilm'))} runs")
+    cola = grid("cola")
+    high = cola[cola["learning_rate"] == 3e-4].groupby("beta")["test"].mean()
+    assert f"at 3e-4 the score is {high[0]:.3f} without LBE and {high[0.5]:.3f} with beta 0.5" in EVIDENCE
+    penalty = penalties_of_healthy_encoders()
+    claim = f"states was {short(penalty.min())} to {short(penalty.max())} of the loss at beta 0.05, five times"
+    assert claim in " ".join(EVIDENCE.split())
+
+
+def test_verdicts() -> None:
+    page = (ROOT / "results" / "verdicts" / "README.md").read_text(encoding="utf-8")
+    all_healthy = next(row for row in table(page, "healthy models") if row[0] == "all")
+    (found,) = re.findall(r"Faults found: (\d+ of \d+)", page)
+    assert answers()["How often is the diagnosis right?"] == (
+        f"{found} planted faults found, {all_healthy[2]} false alarms on {all_healthy[1]} healthy models"
+    )
+
+
+def test_the_cost_of_a_step_of_the_deep_transformer() -> None:
+    page = (ROOT / "results" / "deep_bert" / "README.md").read_text(encoding="utf-8")
+    (ratio,) = re.findall(r"median of ratios by seed ([\d.]+)", page)
+    assert f"a step takes {ratio} times as long" in (DOCS / "costs.md").read_text(encoding="utf-8")
+
+
+def test_the_ratios_of_the_grid_are_those_of_its_columns() -> None:
+    for _, *cells in table((DOCS / "costs.md").read_text(encoding="utf-8"), "task | AMD"):
+        before, after, ratio, other_before, other_after, other_ratio = map(float, cells)
+        assert ratio == pytest.approx(after / before, abs=0.06)
+        assert other_ratio == pytest.approx(other_after / other_before, abs=0.06)

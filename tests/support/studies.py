@@ -1,0 +1,88 @@
+"""The committed results of the studies, and what their pages compute of them, written out a second time."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from programs import ROOT
+
+RESULTS = ROOT / "results"
+BASELINE, FEED_FORWARD, HIDDEN_STATES = "baseline", "LBE on feed_forward", "LBE on hidden_states"
+
+
+def deep_bert() -> pd.DataFrame:
+    """Deep BERTs by step, those of the main comparison and of the border."""
+    lines = pd.read_csv(RESULTS / "deep_bert" / "runs.csv")
+    lines = lines.copy().assign(lowest=lines.filter(like="entropy/").min(axis="columns"))
+    main = (lines["data"] == "sentences") & (lines["model_type"] == "bert") & (lines["activations"] == "hidden_states")
+    return lines[main]
+
+
+def ends(steps: pd.DataFrame, **settings: object) -> pd.DataFrame:
+    """What became of the runs with these settings, by seed."""
+    for name, value in ({"decay": "none", "warmup_steps": 0, "depth": 48, "learning_rate": 1e-3} | settings).items():
+        steps = steps[steps[name] == value]
+    by_seed, last = steps.groupby("seed"), steps[steps["step"] > 300].groupby("seed")
+    return pd.DataFrame(
+        {
+            "trained": last["accuracy"].mean() > 0.95,
+            "for_a_while": by_seed["accuracy"].max() > 0.95,
+            "collapsed": last["lowest"].median() < 1e-3,
+            "steps": steps[steps["accuracy"] > 0.95].groupby("seed")["step"].min(),
+        }
+    )
+
+
+def setting(beta: float, alpha: float = 0.7) -> dict[str, object]:
+    return {"beta": beta, "alpha": alpha} if beta else {"beta": 0.0}
+
+
+def mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> float:
+    """The two tails of a fair coin that is thrown for each seed at which the two differ."""
+    differences = left["trained"].astype(int) - right["trained"].astype(int)
+    heads, throws = int((differences > 0).sum()), int((differences != 0).sum())
+    tosses = np.array([sum(sides) for sides in product((0, 1), repeat=throws)])
+    return min(1.0, 2 * float(np.mean(tosses >= max(heads, throws - heads))))
+
+
+def grid(name: str) -> pd.DataFrame:
+    """The runs of `results/{name}`, a line each."""
+    return pd.read_csv(RESULTS / name / "results.csv")
+
+
+def at_chosen_rate(runs: pd.DataFrame, task: str, method: str) -> pd.DataFrame:
+    """The runs, by seed, at the learning rate with the best mean validation score."""
+    own = runs[(runs["task"] == task) & (runs["method"] == method)]
+    rate = own.groupby("learning_rate")["validation"].mean().idxmax()
+    return own[own["learning_rate"] == rate].set_index("seed")
+
+
+def against_baseline(runs: pd.DataFrame, task: str, method: str) -> str:
+    """Mean test score and difference by seed; from three seeds on its range and exact p-value."""
+    own, baseline = (at_chosen_rate(runs, task, name)["test"] for name in (method, BASELINE))
+    differences = (own - baseline).dropna().to_numpy()
+    cell = f"{own.mean():.4f}, by seed {differences.mean():+.4f}"
+    if len(differences) < 3:
+        return cell
+    signs = np.array(list(product((1, -1), repeat=len(differences))))
+    as_extreme = np.abs((signs * differences).mean(axis=1)) >= abs(differences.mean()) - 1e-12
+    return f"{cell} ({differences.min():+.4f} to {differences.max():+.4f}), p {as_extreme.mean():.2f}"
+
+
+def over_seeds(runs: pd.DataFrame, learning_rate: float, beta: float) -> str:
+    """Mean test score and its range."""
+    own = runs[(runs["learning_rate"] == learning_rate) & (runs["beta"] == beta)]["test"]
+    return f"{own.mean():.3f} ({own.min():.3f} to {own.max():.3f})"
+
+
+def penalties_of_healthy_encoders() -> pd.Series:
+    """Penalties on the hidden states, relative to the loss, at beta 0.05 where no run collapses."""
+    both = pd.concat([grid("minilm"), grid("cola")])
+    return both[(both["beta"] == 0.05) & (both["learning_rate"] <= 2e-4) & (both["method"] == HIDDEN_STATES)][
+        "penalty"
+    ]
+
+
+def short(value: float) -> str:
+    """One digit, as the pages write small numbers."""
+    return f"{value:.0e}".replace("e-0", "e-")
