@@ -35,9 +35,9 @@ class LBEArguments:
     """Settings of the regularization, a mixin for any arguments class: `class MyConfig(LBEArguments, SFTConfig)`.
 
     Args:
-        lbe_beta: strength of the penalty, no unit (default 0.01; the paper tries 0.005, 0.01 and 0.05). With 0, training
-            is identical to that of the trainer without LBE, except that the loss of some models is corrected under
-            gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
+        lbe_beta: strength of the penalty, no unit (default 0.01; the paper tries 0.005, 0.01 and 0.05). With 0,
+            training is identical to that of the trainer without LBE, except that the loss of some models is corrected
+            under gradient accumulation (see `own_loss_corrected` in `loss_normalization.py`).
         lbe_alpha: initial value of the learnable target of every layer, in nats (default 0.5; the paper tries 0.2,
             0.3, 0.5 and 0.8).
         lbe_alpha_min: lower bound of every target, in nats (default 0.2, as in the paper).

@@ -1,6 +1,6 @@
 """Derives findings, each with a remedy, from the statistics of the layers.
 
-`python benchmarks/verdicts.py` counts the false alarms and the hits of these thresholds.
+`python results/verdicts/study.py` counts the false alarms and the hits of these thresholds.
 """
 
 from __future__ import annotations

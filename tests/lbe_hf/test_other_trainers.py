@@ -1,7 +1,5 @@
 """The penalty in the trainers of other libraries, each run as its users run it."""
 
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -120,21 +118,6 @@ def test_card_has_the_section(case: others.Case, tmp_path: Path) -> None:
     assert text.count("## Layerwise batch-entropy regularization") == 1
     assert "| `lbe_beta` | 1.0 |" in text
     assert len(list((tmp_path / "run").glob("README*"))) == 1
-
-
-def test_the_snippet_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (snippet,) = [block.partition("```")[0] for block in readme.split("```python\n") if "SFTTrainer)" in block]
-    made = others.sft(tmp_path)
-    snippet = snippet.replace('output_dir="out"', 'output_dir="out", use_cpu=True')  # TRL wants bf16 of a GPU else
-    module: Any = types.ModuleType("snippet")
-    module.model, module.dataset, module.tokenizer = made["model"], made["train_dataset"], made["processing_class"]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "snippet", module)
-    exec(compile(snippet, "README.md", "exec"), vars(module))
-    means = module.trainer._lbe_monitor.over_run()
-    assert module.trainer.lbe.beta == 0.05
-    assert means.lbe_loss > 0
 
 
 @pytest.mark.parametrize("name", ["SentenceTransformerTrainer", "CrossEncoderTrainer"])

@@ -1,0 +1,105 @@
+"""README is short, its quickstart runs as printed, and its numbers are those of the committed results."""
+
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pages import table
+from programs import ROOT
+from studies import BASELINE, HIDDEN_STATES, at_chosen_rate, deep_bert, ends, grid, setting
+
+from glue_runs.analysis.comparison import holm, mean_difference
+from lbe_hf import LBETrainingArguments
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = {row[0]: row[1:] for row in table(TEXT, "study | without LBE")}
+GLUE = {"rte": "RTE, accuracy", "cola": "CoLA, Matthews correlation", "mrpc": "MRPC, mean of accuracy and F1"}
+
+
+def cells(ending: str) -> list[str]:
+    (found,) = (numbers for name, numbers in RESULTS.items() if name.endswith(ending))
+    return found
+
+
+def trained(runs: pd.DataFrame) -> str:
+    return f"{runs['trained'].sum()} of {len(runs)}"
+
+
+@pytest.fixture(scope="module")
+def steps() -> pd.DataFrame:
+    return deep_bert()
+
+
+def test_a_thousand_words_at_most() -> None:
+    assert len(TEXT.split()) <= 1000
+
+
+def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"## Quickstart.*?```python\n(.*?)```", TEXT, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert "lbe_loss" in capsys.readouterr().out
+    loaded = type(names["model"]).from_pretrained("out").state_dict()  # type: ignore[attr-defined]
+    own = names["model"].state_dict()  # type: ignore[attr-defined]
+    assert loaded.keys() == own.keys()
+
+
+def test_relative_links() -> None:
+    links = re.findall(r"\]\(((?!https?://)[^)#]+)\)", TEXT)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_defaults() -> None:
+    args = LBETrainingArguments(output_dir="unused")
+    for name, default, _ in table(TEXT, "setting | default"):
+        value = getattr(args, name.strip("`"))
+        shown = {None: "hidden states", False: "false"}.get(value, value)
+        assert default.strip('`"') == str(shown)
+
+
+def test_deep_bert(steps: pd.DataFrame) -> None:
+    fresh, first = steps[steps["seed"] >= 5], steps[steps["seed"] < 5]
+    none, lbe = ends(fresh, **setting(0.0)), ends(fresh, **setting(2.0, 0.5))
+    assert cells("learning rate 1e-3: runs that train") == [trained(none), trained(lbe)]
+    lower = [ends(first, learning_rate=3e-4, **setting(beta)) for beta in (0.0, 0.5)]
+    assert cells("the same at 3e-4") == [trained(runs) for runs in lower]
+    warmup = ends(fresh, warmup_steps=40, **setting(0.0))
+    assert f"a warm-up trains {trained(warmup)}" in TEXT
+
+
+def test_normalization_before_each_sublayer() -> None:
+    lines = pd.read_csv(ROOT / "results" / "deep_bert" / "runs.csv")
+    last = lines[(lines["model_type"] == "roberta-prelayernorm") & (lines["step"] > 300)]
+    shares = last.groupby(["beta", "seed"])["accuracy"].mean().gt(0.95).groupby("beta").agg(["sum", "size"])
+    assert cells("pre-LayerNorm") == [f"{own['sum']} of {own['size']}" for _, own in shares.sort_index().iterrows()]
+
+
+def test_minilm() -> None:
+    runs = grid("minilm")
+    p_values = []
+    for task, name in GLUE.items():
+        baseline, lbe = (at_chosen_rate(runs, task, method)["test"] for method in (BASELINE, HIDDEN_STATES))
+        assert cells(name) == [f"{own.mean():.4f}" for own in (baseline, lbe)]
+        p_values.append(mean_difference((lbe - baseline).dropna()).p_value)
+    assert "None of the differences on GLUE is significant" in TEXT
+    assert all(p is None or p > 0.05 for p in holm(p_values))
+
+
+def test_plain_networks() -> None:
+    page = (ROOT / "docs" / "plain_networks.md").read_text(encoding="utf-8")
+    default, he = (row[1:] for row in table(page, "initialization | `Trainer`")[:2])
+    for shown, accuracies in ((cells("initialization: accuracy"), default), (cells("He's initialization"), he)):
+        means = [math.fsum(map(float, cell.split(", "))) / 3 for cell in accuracies]
+        assert shown == [f"{mean:.3f}" for mean in means]
+
+
+def test_verdicts_and_costs() -> None:
+    evidence = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    found, healthy = re.search(r"found (.*?) planted faults, with no false alarm on (\d+)\s", TEXT).groups()  # type: ignore[union-attr]
+    assert f"{found} planted faults found, 0 false alarms on {healthy} healthy models" in evidence
+    (ratio,) = re.findall(r"takes ([\d.]+) times as long", TEXT)
+    assert f"| fp32 | LBETrainer | 3.256 | {ratio} " in (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")
