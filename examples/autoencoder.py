@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from experiment import parse
+from experiment import parse, show_only_a_bar
 from images import ImageArguments, Splits, load_images
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -96,7 +96,9 @@ def train(args: Arguments, depth: int, splits: Splits) -> tuple[dict[str, float]
     # The authors' Adam has its weight decay in the gradient, which that of `--optim` has not.
     settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
     adam = (torch.optim.Adam, settings) if args.paper else None
-    LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], optimizer_cls_and_kwargs=adam).train()
+    trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], optimizer_cls_and_kwargs=adam)
+    show_only_a_bar(trainer)
+    trainer.train()
     scores = {}
     for name, images in (("validation", splits.validation.images), ("test", splits.test.images)):
         reconstruction = reconstruct(model, images)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from images import Split
 from torch.utils.data import StackDataset
-from transformers import EvalPrediction, HfArgumentParser, ProgressCallback
+from transformers import EvalPrediction, HfArgumentParser, PrinterCallback, ProgressCallback, Trainer
 
 T = TypeVar("T")
 
@@ -37,9 +37,17 @@ def accuracy_of(outputs: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((outputs.predictions.argmax(-1) == outputs.label_ids).mean())}
 
 
+def show_only_a_bar(trainer: Trainer) -> None:
+    """Or nothing with `--disable_tqdm`, instead of a line for each epoch."""
+    trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(Progress)
+
+
 class Progress(ProgressCallback):
-    """The bar with the validation accuracy, without a line of log for each epoch."""
+    """The bar with the validation score."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is not None and "eval_accuracy" in logs:
-            self.training_bar.set_postfix(accuracy=f"{logs['eval_accuracy']:.3f}")
+        if self.training_bar is not None and "eval_loss" in logs:
+            name = "accuracy" if "eval_accuracy" in logs else "loss"
+            self.training_bar.set_postfix({name: f"{logs[f'eval_{name}']:.3f}"})

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from experiment import Progress, accuracy_of, dataset, parse
+from experiment import accuracy_of, dataset, parse, show_only_a_bar
 from images import ImageArguments, Splits, load_images, standardize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from transformers import ProgressCallback, set_seed
+from transformers import set_seed
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 from lbe_hf.figures import draw_entropy_by_step
@@ -193,9 +193,7 @@ def train(args: Arguments, method: Method, splits: Splits) -> tuple[dict[str, fl
     model = PlainNetwork(shape, splits.classes, *sizes)
     rows = dataset(splits.train), dataset(splits.validation)
     trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], compute_metrics=accuracy_of)
-    if not args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Progress)
+    show_only_a_bar(trainer)
     seconds = trainer.train().metrics["train_runtime"]
     (validation, test) = (
         trainer.predict(dataset(split)).metrics["test_accuracy"] for split in (splits.validation, splits.test)

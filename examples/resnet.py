@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from experiment import Progress, accuracy_of, dataset, parse
+from experiment import accuracy_of, dataset, parse, show_only_a_bar
 from images import ImageArguments, Splits, load_images, standardize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from transformers import ProgressCallback, ResNetConfig, ResNetForImageClassification, set_seed
+from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 from lbe_hf.figures import draw_entropy_by_step
@@ -106,9 +106,7 @@ def train(args: Arguments, splits: Splits) -> tuple[dict[str, float], list[dict[
     model = network(args, splits.train.images.shape[1], splits.classes)
     rows = [dataset(split, "pixel_values") for split in splits]
     trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], compute_metrics=accuracy_of)
-    if not args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Progress)
+    show_only_a_bar(trainer)
     seconds = trainer.train().metrics["train_runtime"]
     validation, test = (trainer.predict(split).metrics["test_accuracy"] for split in rows[1:])
     return {"validation": validation, "test": test, "seconds": seconds}, trainer.state.log_history

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -48,3 +49,15 @@ def test_help_has_the_defaults_that_hold(experiment: ModuleType, capsys: pytest.
 def test_unknown_arguments_are_refused(experiment: ModuleType) -> None:
     with pytest.raises(ValueError, match="--sise"):
         experiment.parse(Settings, defaults, ["--sise", "3"])
+
+
+@pytest.mark.parametrize("options", [[], ["--disable_tqdm", "true"]])
+def test_no_line_for_each_epoch(
+    experiment: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    networks = example("plain_networks")
+    arguments = "--depth 2 --width 8 --num_train_epochs 3 --lbe_beta 0 --use_cpu".split()
+    networks.main([*arguments, *options, "--output_dir", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3  # the table
+    assert ("accuracy=" in printed.err) == (not options)
