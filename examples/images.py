@@ -62,11 +62,13 @@ class Splits(NamedTuple):
 
 
 def load_images(args: ImageArguments) -> Splits:
-    """Images as floats from 0 to 1; a line and exit code 1 for files that are missing, damaged or unsafe."""
+    """Images as floats from 0 to 1; a line and exit code 2 for files that are missing, damaged or unsafe."""
     try:
         train, test = _read(args.data, Path(args.data_dir), args.image_size)
     except (OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        sys.exit(f"error: cannot read {args.data} from --data_dir {args.data_dir}: {error}")
+        reason = " ".join(str(error).split())
+        print(f"error: cannot read {args.data} from --data_dir {args.data_dir}: {reason}", file=sys.stderr)
+        sys.exit(2)
     highest = 255 if train[0].dtype == np.uint8 else float(train[0].max())
     splits = [
         Split(torch.tensor(images).float() / highest, torch.tensor(labels).long()) for images, labels in (train, test)
