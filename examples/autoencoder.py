@@ -1,51 +1,71 @@
 """A variational autoencoder of plain ReLU layers, without the penalty and with it, by depth.
 
-    python examples/autoencoder.py                                      # scikit-learn's digits
+    python examples/autoencoder.py                                   # scikit-learn's digits
     python examples/autoencoder.py --depths 50 --seeds 0 1 2
-    python examples/autoencoder.py --data mnist --data_dir path/to/idx  # the files of MNIST or Fashion-MNIST
+    python examples/autoencoder.py --paper --data_dir path/to/mnist  # section 4.4
+    python examples/autoencoder.py --paper --data fashion_mnist --data_dir path/to/fashion_mnist
 
 The module returns the loss itself, reconstruction and Kullback-Leibler divergence; the penalty lies on every hidden
-layer of encoder and decoder. `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes every argument of
-`LBETrainingArguments`, too; needs the extra `examples`.
+layer of encoder and decoder. The waterfall schedule halves the learning rate when the loss on the validation images
+stops to fall; the test images are evaluated once, at the end. `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes every
+argument of `LBETrainingArguments`, too; needs the extra `examples`.
 """
 
 import copy
-import gzip
+from argparse import Namespace
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
+from experiment import parse, show_only_a_bar
+from images import ImageArguments, Splits, load_images
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import StackDataset
 from torchmetrics.functional.image import structural_similarity_index_measure
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 
 
 @dataclass
-class Arguments(LBETrainingArguments):
+class Arguments(ImageArguments, LBETrainingArguments):
     depths: list[int] = field(default_factory=lambda: [1, 5, 10, 25, 50], metadata={"help": "Layers on either side."})
     width: int = field(default=128, metadata={"help": "Units of a hidden layer."})
     latent: int = field(default=10, metadata={"help": "Dimensions of the code."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network each for every method."})
-    data: str = field(default="digits", metadata={"help": "digits or mnist.", "choices": ["digits", "mnist"]})
-    data_dir: str = field(default=".", metadata={"help": "Folder of the four IDX files, plain or .gz."})
     output_dir: str = "runs/autoencoder"
     num_train_epochs: float = 100
     learning_rate: float = 1e-3
+    lr_scheduler_type: str = "reduce_lr_on_plateau"
     per_device_train_batch_size: int = 128
+    per_device_eval_batch_size: int = 512
     lbe_beta: float = 0.5
     lbe_alpha: float = 1.0
     lbe_target_modules: str = r"(encoder|decoder)\.\d+\.1"  # the ReLU of each layer
     logging_strategy: str = "no"
+    eval_strategy: str = "epoch"
     save_strategy: str = "no"
+    # Images are inputs and labels at once: without labels `Trainer` computes no validation loss.
+    label_names: list[str] | None = field(default_factory=lambda: ["images"])
+    prediction_loss_only: bool = True
+
+
+def defaults(given: Namespace) -> dict[str, Any]:
+    """The steps of the waterfall; with `--paper` section 4.4 and the authors' scripts, with the loss of this example.
+
+    They try alpha 1.5, 2.0 and 2.5, beta 0.2, 0.5, 1.0 and 1.5.
+    """
+    waterfall = given.lr_scheduler_type == Arguments.lr_scheduler_type
+    schedule = {"lr_scheduler_kwargs": {"factor": 0.5, "patience": 5}} if waterfall else {}
+    if not given.paper:
+        return schedule
+    training = {"num_train_epochs": 50, "weight_decay": 1e-4, "max_grad_norm": 0.0}
+    penalty = {"lbe_alpha": 2.0, "lbe_alpha_min": 0.5, "lbe_beta": 0.5}
+    return {"data": "mnist", "width": 256} | schedule | training | penalty
 
 
 class VariationalAutoencoder(nn.Module):
@@ -68,39 +88,44 @@ def hidden(sizes: list[int]) -> list[nn.Module]:
     return [nn.Sequential(nn.Linear(*pair), nn.ReLU()) for pair in pairwise(sizes)]
 
 
-def load_images(data: str, data_dir: str) -> tuple[Tensor, Tensor]:
-    """Training and test images (N, 1, H, W), from 0 to 1."""
-    if data == "digits":
-        parts = train_test_split(load_digits().images, test_size=0.2, random_state=0)
-    else:
-        parts = [read_idx(Path(data_dir) / f"{split}-images-idx3-ubyte") for split in ("train", "t10k")]
-    train, test = (torch.tensor(part).float()[:, None] for part in parts)
-    return train / train.max(), test / train.max()
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Bytes of an IDX file, plain or .gz: two zeros, the type, the number of dimensions, each of them, the data."""
-    packed = path.with_name(f"{path.name}.gz")
-    content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
-    start = 4 + 4 * content[3]
-    return np.frombuffer(content, np.uint8, offset=start).reshape(np.frombuffer(content[4:start], ">u4"))
-
-
-def reconstruct(args: Arguments, depth: int, train: Tensor, test: Tensor) -> Tensor:
-    """The test images as one trained network gives them back."""
+def train(args: Arguments, depth: int, splits: Splits) -> tuple[dict[str, float], Tensor]:
+    """Scores on the validation and the test images, and the test images as the network gives them back."""
     set_seed(args.seed)
-    model = VariationalAutoencoder(train[0].numel(), depth, args.width, args.latent)
-    LBETrainer(model, args, train_dataset=StackDataset(images=train)).train()
+    model = VariationalAutoencoder(splits.train.images[0].numel(), depth, args.width, args.latent)
+    rows = [StackDataset(images=split.images) for split in splits]
+    # The authors' Adam has its weight decay in the gradient, which that of `--optim` has not.
+    settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    adam = (torch.optim.Adam, settings) if args.paper else None
+    trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], optimizer_cls_and_kwargs=adam)
+    show_only_a_bar(trainer)
+    trainer.train()
+    scores = {}
+    for name, images in (("validation", splits.validation.images), ("test", splits.test.images)):
+        reconstruction = reconstruct(model, images)
+        scores[f"{name}_mse"] = (reconstruction - images).square().mean().item()
+        scores[f"{name}_ssim"] = similarity(reconstruction, images)
+    return scores, reconstruction
+
+
+@torch.no_grad()
+def reconstruct(model: VariationalAutoencoder, images: Tensor) -> Tensor:
     model.eval()
-    with torch.no_grad():
-        return model(test.to(args.device))["reconstruction"].cpu()
+    device = model.encoder[-1].weight.device
+    return torch.cat([model(part.to(device))["reconstruction"].cpu() for part in images.split(512)])
+
+
+def similarity(images: Tensor, originals: Tensor) -> float:
+    """The mean structural similarity index (SSIM), at most 1."""
+    # Its usual window, 11 pixels wide, is larger than a digit of scikit-learn.
+    sigma = 0.5 if originals.shape[-1] < 16 else 1.5
+    return float(structural_similarity_index_measure(images, originals, sigma=sigma, data_range=1.0))
 
 
 def draw(rows: dict[str, Tensor], folder: str) -> None:
     """Ten images a row, the given ones on top."""
     figure = Figure(figsize=(6, 0.5 * len(rows)), layout="constrained")
     for axes, (name, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        axes.imshow(torch.cat(list(images[:10, 0]), 1).numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+        axes.imshow(torch.cat(list(images[:10].mean(1)), 1).numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
     figure.savefig(f"{folder}/reconstructions.png", dpi=150)
@@ -108,23 +133,19 @@ def draw(rows: dict[str, Tensor], folder: str) -> None:
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Trains every network, prints the table, draws the first seed, and returns the table."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
-    train, test = load_images(args.data, args.data_dir)
-    # The usual window of SSIM, 11 pixels wide, is larger than a digit of scikit-learn.
-    window = {"sigma": 0.5 if test.shape[-1] < 16 else 1.5, "data_range": 1.0}
-    table, pictures = [], {"test images": test}
-    for depth, beta, seed in product(args.depths, (0.0, args.lbe_beta), args.seeds):
+    args = parse(Arguments, defaults, argv)
+    splits = load_images(args)
+    table, figures = [], {"test images": splits.test.images}
+    for depth, beta, seed in product(args.depths, dict.fromkeys((0.0, args.lbe_beta)), args.seeds):
         run, trainer = copy.copy(args), "LBETrainer" if beta else "Trainer"
         run.lbe_beta, run.seed = beta, seed
-        images = reconstruct(run, depth, train, test)
-        pictures.setdefault(f"{trainer}, depth {depth}", images)
-        scores = {"mse": (images - test).square().mean().item()}
-        scores["ssim"] = structural_similarity_index_measure(images, test, **window).item()
+        scores, images = train(run, depth, splits)
+        figures.setdefault(f"{trainer}, depth {depth}", images)
         table.append({"depth": depth, "trainer": trainer, "seed": seed, **scores})
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    draw(pictures, args.output_dir)
-    nothing = (test - train.mean(0)).square().mean()
-    print(f"{args.num_train_epochs:g} epochs; the mean training image alone has mse {nothing:.4f}")
+    draw(figures, args.output_dir)
+    nothing = (splits.test.images - splits.train.images.mean(0)).square().mean()
+    print(f"{args.num_train_epochs:g} epochs; the mean training image alone has a test mse of {nothing:.4f}")
     print((results := pd.DataFrame(table)).round(4).to_string(index=False))
     return results
 

@@ -1,52 +1,53 @@
-"""The penalty on the blocks of a residual network, Transformers' own `ResNetForImageClassification`.
+"""The penalty on the blocks of a residual network, Transformers' own `ResNetForImageClassification`, trained by SGD.
 
-    python examples/resnet.py                                      # 20 layers, scikit-learn's digits
-    python examples/resnet.py --activations hidden_states          # what the model itself returns: one a stage
-    python examples/resnet.py --data mnist --data_dir path/to/idx  # the files of MNIST or Fashion-MNIST
+    python examples/resnet.py                                       # 20 layers, scikit-learn's digits
+    python examples/resnet.py --activations hidden_states           # what the model itself returns: one a stage
+    python examples/resnet.py --paper --data_dir path/to/cifar10    # section 4.5: 74 layers
+    python examples/resnet.py --paper --data folder --data_dir path/to/imagenet100
 
 Weights are random, activations (B, C, H, W). Skip connections and batch normalization carry a batch through this
-network without the penalty, too: what changes is how much of it. `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes
-every argument of `LBETrainingArguments`, too; needs the extra `examples`.
+network without the penalty, too: what changes is how much of it. Settings are to be chosen by the column `validation`;
+the test images are evaluated once, at the end. `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes every argument of
+`LBETrainingArguments`, too; needs the extra `examples`.
 """
 
 import copy
-import gzip
+from argparse import Namespace
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
+from experiment import accuracy_of, dataset, parse, show_only_a_bar
+from images import ImageArguments, Splits, load_images, standardize
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import nn
-from torch.utils.data import StackDataset
-from transformers import (
-    EvalPrediction,
-    HfArgumentParser,
-    ProgressCallback,
-    ResNetConfig,
-    ResNetForImageClassification,
-    set_seed,
-)
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 from lbe_hf.figures import draw_entropy_by_step
 
 
 @dataclass
-class Arguments(LBETrainingArguments):
+class Arguments(ImageArguments, LBETrainingArguments):
     blocks: int = field(default=3, metadata={"help": "Residual blocks in each of the three stages."})
-    activations: str = field(default="blocks", metadata={"help": "What is measured: blocks or hidden_states."})
+    stem: str = field(
+        default="imagenet",
+        metadata={"help": "imagenet: a convolution of 7x7 and pooling, a quarter of the size; cifar: one of 3x3.",
+                  "choices": ["imagenet", "cifar"]},
+    )  # fmt: skip
+    activations: str = field(
+        default="blocks", metadata={"help": "What is measured.", "choices": ["blocks", "hidden_states"]}
+    )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network each for every method."})
-    data: str = field(default="digits", metadata={"help": "digits or mnist.", "choices": ["digits", "mnist"]})
-    data_dir: str = field(default=".", metadata={"help": "Folder of the four IDX files, plain or .gz."})
     output_dir: str = "runs/resnet"
     num_train_epochs: float = 10
-    learning_rate: float = 1e-3
+    optim: str = "sgd"
+    learning_rate: float = 0.1
+    lr_scheduler_type: str = "reduce_lr_on_plateau"
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 0.0
     per_device_train_batch_size: int = 128
     per_device_eval_batch_size: int = 512
     lbe_beta: float = 1.0
@@ -58,54 +59,62 @@ class Arguments(LBETrainingArguments):
     save_strategy: str = "no"
 
 
-def load_images(data: str, data_dir: str) -> tuple[StackDataset, StackDataset]:
-    """Training and test images (1, 32, 32), standardized by one mean and deviation, with their labels."""
-    if data == "digits":
-        digits = load_digits()
-        parts = train_test_split(digits.images, digits.target, test_size=0.2, random_state=0, stratify=digits.target)
-    else:
-        names = [f"{split}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1") for split in ("train", "t10k")]
-        parts = [read_idx(Path(data_dir) / name) for name in names]
-    train, test, *labels = (torch.tensor(part) for part in parts)
-    images = [(x.float() - train.float().mean()) / train.float().std() for x in (train, test)]
-    images = [nn.functional.interpolate(x[:, None], (32, 32), mode="bilinear") for x in images]
-    return tuple(StackDataset(pixel_values=x, labels=y.long()) for x, y in zip(images, labels, strict=True))
+def defaults(given: Namespace) -> dict[str, Any]:
+    """What SGD and its schedule need; with `--paper` section 4.5 and the authors' scripts.
+
+    They try alpha 0.5, 1.0 and 1.5, above which targets start by 0.2, beta 0.001, 0.005 and 0.01. Their targets are
+    learned by the same SGD, here by Adam at a rate that moves them about as far. A folder keeps the stem of ImageNet.
+    """
+    own: dict[str, Any] = {}
+    if given.optim == Arguments.optim:
+        # Adam, which learns the targets, would move them by the whole rate of SGD in every step.
+        own |= {"optim_args": "momentum=0.9,nesterov=true", "lbe_alpha_learning_rate": 1e-3}
+    if given.lr_scheduler_type == Arguments.lr_scheduler_type:
+        own["lr_scheduler_kwargs"] = {"factor": 0.1, "patience": 10 if given.paper else 2}
+    if not given.paper:
+        return own
+    training = {"data": "cifar10", "blocks": 12, "per_device_train_batch_size": 256, "num_train_epochs": 100}
+    penalty = {"lbe_alpha": 1.2, "lbe_alpha_min": 1.0, "lbe_beta": 0.005, "lbe_alpha_learning_rate": 1e-4}
+    stem = {"stem": "imagenet" if given.data == "folder" else "cifar"}
+    return own | training | penalty | stem
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Bytes of an IDX file, plain or .gz: two zeros, the type, the number of dimensions, each of them, the data."""
-    packed = path.with_name(f"{path.name}.gz")
-    content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
-    start = 4 + 4 * content[3]
-    return np.frombuffer(content, np.uint8, offset=start).reshape(np.frombuffer(content[4:start], ">u4"))
+def at_least_32(images: Tensor) -> Tensor:
+    """Smaller images enlarged to 32 x 32."""
+    return images if images.shape[-1] >= 32 else nn.functional.interpolate(images, (32, 32), mode="bilinear")
 
 
-def accuracy_of(outputs: EvalPrediction) -> dict[str, float]:
-    return {"accuracy": float((outputs.predictions.argmax(-1) == outputs.label_ids).mean())}
-
-
-class Progress(ProgressCallback):
-    """The bar with the test accuracy, without a line of log for each epoch."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is not None and "eval_accuracy" in logs:
-            self.training_bar.set_postfix(accuracy=f"{logs['eval_accuracy']:.3f}")
-
-
-def train(args: Arguments, rows: tuple[StackDataset, StackDataset]) -> list[dict[str, float]]:
+def network(args: Arguments, channels: int, classes: int) -> ResNetForImageClassification:
+    """Random weights, by the seed of the arguments."""
     set_seed(args.seed)
     shape = {"hidden_sizes": [16, 32, 64], "depths": [args.blocks] * 3, "embedding_size": 16, "layer_type": "basic"}
-    model = ResNetForImageClassification(ResNetConfig(num_channels=1, num_labels=10, **shape))
+    model = ResNetForImageClassification(ResNetConfig(num_channels=channels, num_labels=classes, **shape))
+    if args.stem == "cifar":
+        stem = model.resnet.embedder
+        stem.embedder.convolution = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.embedder.convolution.weight, mode="fan_out", nonlinearity="relu")
+        stem.pooler = nn.Identity()
+    return model
+
+
+def train(args: Arguments, splits: Splits) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Accuracies on the validation and the test images and the seconds of training, and the log of the training.
+
+    Args:
+        splits: standardized, of at least 32 x 32 pixels.
+    """
+    model = network(args, splits.train.images.shape[1], splits.classes)
+    rows = [dataset(split, "pixel_values") for split in splits]
     trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], compute_metrics=accuracy_of)
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress)
-    trainer.train()
-    return trainer.state.log_history
+    show_only_a_bar(trainer)
+    seconds = trainer.train().metrics["train_runtime"]
+    validation, test = (trainer.predict(split).metrics["test_accuracy"] for split in rows[1:])
+    return {"validation": validation, "test": test, "seconds": seconds}, trainer.state.log_history
 
 
 def draw(histories: dict[str, Any], folder: str) -> None:
     figure = Figure(figsize=(1.5 + 3 * len(histories), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(histories), sharey=True)
+    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
     for (method, history), panel in zip(histories.items(), panels, strict=True):
         image = draw_entropy_by_step(panel, history, highest=2)
         panel.set_title(method, fontsize="medium")
@@ -116,17 +125,17 @@ def draw(histories: dict[str, Any], folder: str) -> None:
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Trains every network, prints the table, draws the first seed, and returns the table."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    args = parse(Arguments, defaults, argv)
     args.lbe_target_modules = args.lbe_target_modules if args.activations == "blocks" else None
-    rows, table, histories = load_images(args.data, args.data_dir), [], {}
-    for beta, seed in product((0.0, args.lbe_beta), args.seeds):
+    splits, table, histories = standardize(load_images(args)).map_images(at_least_32), [], {}
+    for beta, seed in product(dict.fromkeys((0.0, args.lbe_beta)), args.seeds):
         run, trainer = copy.copy(args), "LBETrainer" if beta else "Trainer"
         run.lbe_beta, run.seed = beta, seed
-        history = train(run, rows)
+        scores, history = train(run, splits)
         histories.setdefault(trainer, history)
-        last = [value for key, value in history[-3].items() if key.startswith("entropy/")]
-        scores = {"accuracy": history[-2]["eval_accuracy"], "seconds": history[-1]["train_runtime"]}
-        table.append({"trainer": trainer, "seed": seed, **scores, "lowest": min(last), "highest": max(last)})
+        last = [line for line in history if "entropy/layer_00" in line][-1]
+        entropies = [value for key, value in last.items() if key.startswith("entropy/")]
+        table.append({"trainer": trainer, "seed": seed, **scores, "lowest": min(entropies), "highest": max(entropies)})
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     draw(histories, args.output_dir)
     print(

@@ -1,0 +1,170 @@
+"""The image data of the examples: scikit-learn's digits, or files of the paper's data sets.
+
+Tested on small files that the tests write in these formats, not on the data sets themselves. There is no augmentation.
+"""
+
+import gzip
+import pickle
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+DATA = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder"]
+
+
+@dataclass
+class ImageArguments:
+    data: str = field(
+        default="digits",
+        metadata={"help": "digits of scikit-learn, or what data_dir has; folder: train/CLASS/* and val/CLASS/*.",
+                  "choices": DATA},
+    )  # fmt: skip
+    data_dir: str = field(
+        default=".",
+        metadata={"help": "Folder of IDX files (plain or .gz), of the python pickles of CIFAR, or of Parquet files."},
+    )
+    image_size: int = field(default=64, metadata={"help": "Height and width to which images of folders are cut."})
+    validation_fraction: float = field(
+        default=0.2,
+        metadata={"help": "Share of the training images to choose settings on. 0: train on all, validate on test."},
+    )
+    paper: bool = field(default=False, metadata={"help": "Settings of the paper; other arguments change single ones."})
+
+
+class Split(NamedTuple):
+    images: Tensor
+    """(N, channels, height, width)"""
+    labels: Tensor
+    """(N,), from 0"""
+
+
+class Splits(NamedTuple):
+    train: Split
+    validation: Split
+    test: Split
+
+    def map_images(self, function: Callable[[Tensor], Tensor]) -> "Splits":
+        return Splits(*(split._replace(images=function(split.images)) for split in self))
+
+    @property
+    def classes(self) -> int:
+        return int(self.train.labels.max()) + 1
+
+
+def load_images(args: ImageArguments) -> Splits:
+    """Images as floats from 0 to 1; a line and exit code 2 for files that are missing, damaged or unsafe."""
+    try:
+        train, test = _read(args.data, Path(args.data_dir), args.image_size)
+    except (OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        print(f"error: cannot read {args.data} from --data_dir {args.data_dir}: {reason}", file=sys.stderr)
+        sys.exit(2)
+    highest = 255 if train[0].dtype == np.uint8 else float(train[0].max())
+    splits = [
+        Split(torch.tensor(images).float() / highest, torch.tensor(labels).long()) for images, labels in (train, test)
+    ]
+    if args.validation_fraction == 0:
+        return Splits(splits[0], splits[1], splits[1])
+    # By a seed of its own: all runs are judged on the same images.
+    rest, chosen = train_test_split(
+        range(len(train[1])), test_size=args.validation_fraction, random_state=0, stratify=train[1]
+    )
+    parts = (Split(splits[0].images[part], splits[0].labels[part]) for part in (rest, chosen))
+    return Splits(*parts, splits[1])
+
+
+def standardize(splits: Splits) -> Splits:
+    """The same images, by the mean and the deviation of all pixels of the training images."""
+    mean, deviation = splits.train.images.mean(), splits.train.images.std()
+    return splits.map_images(lambda images: (images - mean) / deviation)
+
+
+Arrays = tuple[np.ndarray, np.ndarray]
+"""Images (N, channels, height, width) and labels (N,)."""
+
+
+def _read(data: str, folder: Path, size: int) -> tuple[Arrays, Arrays]:
+    if data == "digits":
+        images, labels = load_digits(return_X_y=True)
+        images = images.reshape(-1, 1, 8, 8)
+        train, test, *both = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
+        return (train, both[0]), (test, both[1])
+    if data == "folder":
+        return _read_folder(folder, size)
+    if any(folder.rglob("*.parquet")):
+        return _read_parquet(folder)
+    if data in ("mnist", "fashion_mnist"):
+        train, test = (
+            (read_idx(folder / f"{split}-images-idx3-ubyte")[:, None], read_idx(folder / f"{split}-labels-idx1-ubyte"))
+            for split in ("train", "t10k")
+        )
+        return train, test
+    files = {"cifar10": ([f"data_batch_{n}" for n in range(1, 6)], "test_batch"), "cifar100": (["train"], "test")}
+    train_names, test_name = files[data]
+    parts = [read_cifar(folder / name) for name in train_names]
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True)), read_cifar(folder / test_name)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Bytes of an IDX file, plain or .gz: two zeros, the type, the number of dimensions, each of them, the data."""
+    packed = path.with_name(f"{path.name}.gz")
+    content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    start = 4 + 4 * content[3]
+    return np.frombuffer(content, np.uint8, offset=start).reshape(np.frombuffer(content[4:start], ">u4"))
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads plain types and arrays of NumPy, and executes nothing else that a file may name."""
+
+    ALLOWED = {  # noqa: RUF012
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # the name before NumPy 2
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which is no part of an array.")
+        return self.ALLOWED[module, name]
+
+
+def read_cifar(path: Path) -> Arrays:
+    """A batch of CIFAR-10, or CIFAR-100 with its fine labels, as Python 2 pickled it; nothing in it is executed."""
+    with path.open("rb") as file:
+        batch = ArrayUnpickler(file, encoding="bytes").load()
+    labels = batch[b"fine_labels"] if b"fine_labels" in batch else batch[b"labels"]
+    return np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32), np.array(labels)
+
+
+def _read_parquet(folder: Path) -> tuple[Arrays, Arrays]:
+    """Parquet files as the Hub has them: one column of images, and `label` or `fine_label`."""
+    splits = datasets.load_dataset("parquet", data_dir=str(folder), streaming=True)
+    return _arrays(splits["train"], None), _arrays(splits["test"], None)
+
+
+def _read_folder(folder: Path, size: int) -> tuple[Arrays, Arrays]:
+    """`train/CLASS/*` and `val/CLASS/*`, the layout of ImageNet100; the middle of each image, in colours."""
+    splits = datasets.load_dataset("imagefolder", data_dir=str(folder), streaming=True)
+    return _arrays(splits["train"], size), _arrays(splits["validation"], size)
+
+
+def _arrays(rows: Iterable[dict[str, Any]], size: int | None) -> Arrays:
+    images, labels = [], []
+    for row in rows:
+        image = next(value for value in row.values() if isinstance(value, Image.Image))
+        if size is not None:
+            image = ImageOps.fit(image.convert("RGB"), (size, size))
+        images.append(np.atleast_3d(image).transpose(2, 0, 1))
+        labels.append(row["fine_label"] if "fine_label" in row else row["label"])
+    return np.stack(images), np.array(labels)

@@ -1,0 +1,85 @@
+"""The study chooses on validation and judges on test, and trains what it says."""
+
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from programs import program
+from scipy import stats
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    return program("results/paper_networks/study.py")
+
+
+def test_runs_of_the_choice(study: ModuleType) -> None:
+    runs = list(study.choice())
+    assert len({run.name for run in runs}) == len(runs)
+    assert {run.seed for run in runs} == {0, 1}
+    rates = {run.learning_rate for run in runs if run.contest == "mlp-he" and run.method == "none"}
+    assert rates == {1e-4, 3e-4, 1e-3, 3e-3}
+    assert {run.learning_rate for run in runs if run.contest == "resnet"} == {0.1}
+    assert {run.contest for run in runs if run.method == "selu"} == {"mlp-default", "mlp-he", "cnn-default", "cnn-he"}
+    assert all((run.beta > 0) == (run.method == "LBE") for run in runs)
+
+
+def results(runs: list[Any], validation: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"run": [run.name for run in runs], "validation": validation})
+
+
+def test_the_best_mean_is_judged_once_the_choice_is_complete(study: ModuleType) -> None:
+    """By the mean over both seeds, and not by the best single run; a run that diverged counts as 0."""
+    runs = [run for run in study.choice() if run.contest == "autoencoder-5"]
+    score = {(1.5, 0.2): (0.9, 0.1), (2.0, 1.0): (0.6, 0.6), (2.5, 1.5): (np.nan, 0.95)}
+    scores = [score.get((run.alpha, run.beta), (0.3, 0.3))[run.seed] for run in runs]
+    judged = list(study.judgement(results(runs, scores)))
+    assert len(judged) == 20
+    assert {run.seed for run in judged} == set(range(100, 110))
+    assert {run.contest for run in judged} == {"autoencoder-5"}
+    assert {(run.alpha, run.beta) for run in judged if run.method == "LBE"} == {(2.0, 1.0)}
+    assert {run.beta for run in judged if run.method == "none"} == {0.0}
+    assert list(study.judgement(results(runs[:-1], scores[:-1]))) == []
+
+
+@pytest.mark.parametrize(
+    ("contest", "method", "alpha", "shorter"),
+    [
+        ("mlp-default", "LBE", 0.5, "--depth 6 --width 8 --num_train_epochs 1"),
+        ("mlp-he", "selu", 1.0, "--depth 3 --width 8 --num_train_epochs 1"),
+        ("cnn-he", "batch", 1.0, "--network cnn --depth 3 --num_train_epochs 1"),
+        ("autoencoder-1", "LBE", 2.0, "--paper --width 8 --num_train_epochs 1"),
+        ("resnet", "LBE", 1.5, "--paper --blocks 1 --stem imagenet --max_steps 2"),
+    ],
+)
+def test_a_run(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, contest: str, method: str, alpha: float, shorter: str
+) -> None:
+    """Only judged seeds have a score on the test images."""
+    beta = 0.5 if method == "LBE" else 0.0
+    run = study.Run(contest, method, 100, 1e-3, alpha, beta)
+    monkeypatch.setitem(study.ARGUMENTS, run.network, shorter)
+    line = study.execute(run).iloc[0]
+    assert 0 <= line["validation"] <= 1
+    assert 0 <= line["test"] <= 1
+    assert (line["contest"], line["method"], line["alpha"]) == (contest, method, alpha)
+    assert pd.isna(study.execute(replace(run, seed=0)).iloc[0]["test"])
+
+
+def test_report_has_students_interval_of_the_paired_differences() -> None:
+    report = program("results/paper_networks/report.py")
+    none, lbe = [0.5, 0.7, 0.6], [0.8, 0.7, 0.9]
+    settings = {"contest": "mlp-he", "learning_rate": 1e-3, "alpha": 0.5, "beta": 0.1}
+    lines = [{**settings, "method": "none", "seed": seed, "test": test} for seed, test in enumerate(none, 100)]
+    lines += [{**settings, "method": "LBE", "seed": seed, "test": test} for seed, test in enumerate(lbe, 100)]
+    lines.append({**settings, "method": "LBE", "seed": 0, "test": None})  # of the choice
+    rows = report.table(pd.DataFrame(lines)).set_index("method")
+    mean, half = 0.2, 4.302653 * np.std([0.3, 0.0, 0.3], ddof=1) / np.sqrt(3)  # 97.5% of Student's t, 2 degrees
+    assert stats.t.ppf(0.975, 2) == pytest.approx(4.302653)
+    assert rows.loc["LBE", "difference"] == f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+    assert rows.loc["LBE", "test"] == "0.800"
+    assert rows.loc["LBE", "seeds"] == 3
+    assert rows.loc["none", "difference"] == ""
