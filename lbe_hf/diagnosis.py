@@ -147,13 +147,14 @@ def information_flow(
         ValueError: there is no batch, a batch is not a dictionary, no layer had two samples, or `target_modules` does
             not match a module.
 
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    >>> _ = nn.init.zeros_(model[1].weight)  # the second layer ignores its input
-    >>> flow = information_flow(model, [{"input": torch.tensor([[0.0, 1.0], [1.0, 0.0]])}])
-    >>> flow.is_healthy
-    False
-    >>> [(finding.kind, finding.layer) for finding in flow.findings]
-    [('collapsed', '1')]
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> _ = nn.init.zeros_(model[1].weight)  # the second layer ignores its input
+        >>> flow = information_flow(model, [{"input": torch.tensor([[0.0, 1.0], [1.0, 0.0]])}])
+        >>> flow.is_healthy
+        False
+        >>> [f"{finding.kind}: layer {finding.layer}" for finding in flow.findings]
+        ['collapsed: layer 1']
     """
     meter = FlowMeter(model, target_modules, samples, ignore_padding)
     with as_found(model), torch.no_grad():

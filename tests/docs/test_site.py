@@ -99,7 +99,7 @@ def commands() -> list[list[str]]:
 def test_scripts_of_the_commands_exist() -> None:
     scripts = {words[1] for words in commands() if words[1].endswith(".py")}
     assert len(scripts) > 8
-    assert {name for name in scripts if not (ROOT / name).is_file()} == set()
+    assert {name for name in scripts if not (ROOT / name).is_file()} == {"run_glue.py"}  # of Transformers
 
 
 @pytest.mark.parametrize(("module", "main"), [("glue_runs.grid", grid.main), ("glue_runs.finetune", finetune.main)])

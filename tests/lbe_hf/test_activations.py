@@ -76,7 +76,7 @@ def test_passes_without_gradient_are_not_counted() -> None:
             model(**inputs)
         assert (len(recording.passes), recording.without_gradient) == (2, 1)
         assert len({len(activations) for activations in recording.passes}) == 1
-        with pytest.raises(ValueError, match="without gradient"), source.listen(), torch.no_grad():
+        with pytest.raises(ValueError, match="only with gradients disabled"), source.listen(), torch.no_grad():
             model(**inputs)
         with source.listen(with_gradient=False) as recording, torch.no_grad():
             model(**inputs)

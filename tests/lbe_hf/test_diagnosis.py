@@ -80,7 +80,7 @@ def test_a_layer_that_collapsed_is_named_with_the_module_that_did_it() -> None:
     assert not flow.is_healthy
     (finding,) = flow.findings
     assert (finding.kind, finding.layer) == ("collapsed", "hidden_states[2]")
-    assert "bert.encoder.layer.1.output.LayerNorm gives a constant output" in finding.message
+    assert "bert.encoder.layer.1.output.LayerNorm has a constant output" in finding.message
     lines = str(flow).splitlines()
     assert lines[1].split()[:2] == ["hidden_states[0]", f"{flow.entropies[0]:.4f}"]
     assert lines[-1] == flow.verdict[0] == str(finding)

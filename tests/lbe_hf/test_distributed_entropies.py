@@ -127,7 +127,7 @@ def test_features_that_differ_are_refused_by_all(ranks: Ranks) -> None:
         ranks(on_ranks.measure, layers, [[None], [None]], WEIGHTS, "sequence")
     for rank in (0, 1):
         assert f"rank {rank}" in str(failure.value)
-    assert str(failure.value).count("[5] to [6] features. Give all rows one size") == 2
+    assert str(failure.value).count("[5] to [6]: use inputs of one size") == 2
 
 
 def test_one_process_has_nothing_to_exchange() -> None:

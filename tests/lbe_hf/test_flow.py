@@ -167,14 +167,14 @@ def one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data", "rows.txt"], "rows.txt"),
         (["--data", "/nowhere/rows.tsv"], "does not exist"),
         (["--data", "no/such-data-set"], "no/such-data-set|Offline|offline"),
-        (["--data", "{tsv}", "--text_columns", "sentence"], "--text_columns: index, sentence1, sentence2, label"),
-        (["--data", "{tsv}", "--text_columns", "3"], "--text_columns: index, sentence1, sentence2, label"),
+        (["--data", "{tsv}", "--text_columns", "sentence"], "--text_columns must name one or two of these columns: index, sentence1, sentence2, label"),
+        (["--data", "{tsv}", "--text_columns", "3"], "--text_columns must name one or two of these columns: index, sentence1, sentence2, label"),
         (["--data", "{tsv}", "--target_modules", "poler"], "matches no module"),
         (["--data", "{tsv}", "--target_modules", "[1]"], "JSON list of names"),
         (["--data", "{tsv}", "--target_modules", "["], "Expecting value"),
-        (["--data", "{tsv}", "--json", "/nowhere/flow.json"], "in a folder that does not exist"),
+        (["--data", "{tsv}", "--json", "/nowhere/flow.json"], "The folder of /nowhere/flow.json does not exist"),
         (["--data", "{tsv}", "--batch_size", "1"], "two or more examples"),
-        (["--data", "{folder}"], "no images and no audio files"),
+        (["--data", "{folder}"], "has no images or audio"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(
@@ -203,7 +203,7 @@ def test_models_that_cannot_be_used(
     assert "damaged" in one_line([str(tmp_path / "damaged"), *columns], capsys)
     model.save_pretrained(tmp_path / "other")
     BertTokenizerFast(vocab={token: index for index, token in enumerate(tokens)}).save_pretrained(tmp_path / "other")
-    assert "knows no word of the examples" in one_line([str(tmp_path / "other"), *columns], capsys)
+    assert "knows no token of the examples" in one_line([str(tmp_path / "other"), *columns], capsys)
 
 
 def test_files_that_cannot_be_used(tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

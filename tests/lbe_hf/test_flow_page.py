@@ -47,7 +47,7 @@ def test_pages_need_no_other_file_and_show_what_was_found() -> None:
         assert message in text
         assert "A title &lt;b&gt;" in text
         assert not any(sign in text for sign in ('src="', "<script", "<link", "A title <b>"))
-    assert "Nothing was measured." in history_page("", FlowHistory())
+    assert "No step was measured." in history_page("", FlowHistory())
 
 
 def test_without_matplotlib_a_page_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:

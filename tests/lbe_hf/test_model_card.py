@@ -82,7 +82,7 @@ def test_card_before_training_and_without_penalty(make_trainer: Make, tmp_path: 
     assert [row[:2] for row in table(card_of(trainer), "setting")] == [["lbe_beta", "0.0"]]
     trainer.train()
     trainer.create_model_card()
-    assert "without its penalty" in card_of(trainer)
+    assert "but without the penalty" in card_of(trainer)
     assert "| layer |" not in card_of(trainer)
     measuring = make_trainer(LBETrainer, bert(), token_rows(8), lbe_beta=0.0, lbe_log_entropy=True)
     measuring.train()
