@@ -1,0 +1,104 @@
+"""Which beta rescues a deep transformer and does no harm on healthy fine-tuning: PROTOCOL.md, 5.
+
+    python results/default_beta/study.py --dry_run     # how many runs there are, and how many are missing
+    python results/default_beta/study.py               # as many at once as there are cores, one thread each
+
+Needs the extras `examples` and `demo`, and the official files of CoLA and MRPC in the folder GLUE_DATA_DIR. All raw
+results are in `runs.csv`, a line for each run.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from glue_runs.finetune import arguments
+from glue_runs.finetune import run as finetune
+from glue_runs.tasks.glue import get_task
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+
+import deep_bert  # noqa: E402
+import runner  # noqa: E402
+
+RUNS = HERE / "runs.csv"
+BETAS = (0.05, 0.5, 2.0)
+ALPHA = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What defines a run: "rescue" trains 48 layers from scratch at 1e-3, "cola" and "mrpc" fine-tune MiniLM."""
+
+    task: str
+    seed: int
+    beta: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-beta{self.beta:g}-seed{self.seed}"
+
+
+def plan(done: pd.DataFrame) -> Iterator[Run]:
+    """Seed by seed; without LBE only where it is compared with LBE by its score."""
+    for seed in range(41, 49):
+        yield from (Run(task, seed, beta) for task, beta in product(("cola", "mrpc"), (0.0, *BETAS)))
+    for seed in range(100, 115):
+        yield from (Run("rescue", seed, beta) for beta in BETAS)
+
+
+def execute(run: Run) -> pd.DataFrame:
+    """Train, and return a line: `score` is the accuracy over the last 100 steps, or the main metric of the task."""
+    score = rescued(run) if run.task == "rescue" else fine_tuned(run)
+    return pd.DataFrame([{**asdict(run), "score": round(score, 5)}])
+
+
+def rescued(run: Run) -> float:
+    args = deep_bert.Arguments(
+        lr_scheduler_type="constant",
+        max_steps=400,
+        lbe_beta=run.beta,
+        lbe_alpha=ALPHA,
+        seed=run.seed,
+        use_cpu=True,
+        disable_tqdm=True,
+        log_level="error",
+    )
+    examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
+    with redirect_stdout(None):
+        history = deep_bert.train(args, examples, deep_bert.network(args)).state.log_history
+    return float(pd.DataFrame(history)["accuracy"].dropna().tail(5).mean())
+
+
+def fine_tuned(run: Run) -> float:
+    """The official validation set is the test set; MiniLM is trained on 80% of the training set, for 5 epochs."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
+        settings = {
+            "task_name": run.task,
+            "model_name_or_path": "minilm",
+            "data_dir": os.environ["GLUE_DATA_DIR"],
+            "learning_rate": 5e-5,
+            "lbe_alpha": ALPHA,
+            "lbe_beta": run.beta,
+            "seed": run.seed,
+            "precision": "fp32",
+            "use_cpu": "true",
+            "disable_tqdm": "true",
+            "save_strategy": "no",
+            "output_dir": f"{folder}/run",
+        }
+        parsed = arguments.parse([word for name, value in settings.items() for word in (f"--{name}", str(value))])
+        trainer, splits = finetune.prepare(*parsed)
+        task = get_task(run.task)
+        return float(finetune.run(trainer, splits, task)["metrics"]["test"][task.main_metric])
+
+
+if __name__ == "__main__":
+    runner.main(__doc__, plan, execute, RUNS)
