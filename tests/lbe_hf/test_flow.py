@@ -169,11 +169,11 @@ def one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data", "no/such-data-set"], "no/such-data-set|Offline|offline"),
         (
             ["--data", "{tsv}", "--text_columns", "sentence"],
-            "--text_columns must name one or two of these columns: index, sentence1, sentence2, label",
+            "must name one or two of these columns: index, sentence1, sentence2, label",
         ),
         (
             ["--data", "{tsv}", "--text_columns", "3"],
-            "--text_columns must name one or two of these columns: index, sentence1, sentence2, label",
+            "must name one or two of these columns: index, sentence1, sentence2, label",
         ),
         (["--data", "{tsv}", "--target_modules", "poler"], "matches no module"),
         (["--data", "{tsv}", "--target_modules", "[1]"], "JSON list of names"),
