@@ -37,8 +37,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from glue_runs.analysis import report
+from glue_runs.finetune import command as finetune
 from glue_runs.finetune import push
-from glue_runs.finetune import run as finetune
 from glue_runs.grid import command as grid
 from lbe_hf import flow
 
@@ -67,6 +67,8 @@ NUMBERS = [
     "0x10",
     "1,5",
     "9" * 40,
+    "9" * 400,
+    "9" * 5000,
     "None",
     "[1]",
     "--",
@@ -93,6 +95,19 @@ TSV: dict[str, bytes] = {
     .encode(),
 }  # fmt: skip
 
+REFUSED_BY_LIBRARIES = [
+    ("--dataloader_persistent_workers", "true"),
+    ("--lr_scheduler_type", "cosine_with_min_lr"),
+    ("--lr_scheduler_kwargs", '{"foo": 1}'),
+    ("--optim", "galore_adamw"),
+    ("--optim_args", "foo"),
+    ("--use_liger_kernel", "true"),
+    ("--report_to", "wandb"),
+    ("--activation_checkpointing", "true", "--activation_checkpointing_kwargs", '{"x": 1}'),
+    ("--neftune_noise_alpha", "nan"),
+]
+"""Arguments that transformers hands on, and that whoever gets them cannot use."""
+
 ARGUMENT_FILES: dict[str, str] = {
     "empty": "",
     "list": "- 1\n",
@@ -118,7 +133,15 @@ ARGUMENT_FILES: dict[str, str] = {
     "many": "task_name: demo_rte\n---\ntask_name: rte\n",
     "help": "help: true\n",
     "binary": "task_name: \x00\n",
+    "digits": f"task_name: demo_rte\nseed: {'9' * 400}\n",
+    "surrogate": 'task_name: demo_rte\noutput_dir: "\\udcff"\n',
 }
+
+
+GRID = """{"commands": [], "runs": {"a": {
+"task": "cola", "model": "m", "protocol": "default", "fixed_settings": "", "method": "baseline", "learning_rate": 1e-5,
+"alpha": null, "beta": 0.0, "seed": 1, "settings": {}}}}"""
+"""A `grid.json` that can be read."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +181,9 @@ def make_files(root: Path) -> None:
         "empty": "",
         "keys": "{}",
         "runs": '{"runs": 3}',
+        "digits": GRID.replace("1e-5", "9" * 400),
+        "surrogate": GRID.replace("cola", "\\ud800"),
+        "trained_on": GRID.replace('"seed"', '"trained_on": "abc", "seed"'),
     }.items():
         (root / "grids" / name).mkdir(parents=True)
         (root / "grids" / name / "grid.json").write_text(text)
@@ -235,6 +261,18 @@ def cases(root: Path, generator: random.Random) -> Iterator[Case]:
             yield Case("grid", (*whole, "--output_dir", str(root / "grids" / name)))
         yield Case("push", (str(root / "outputs" / name), "--hub_model_id", "a/b/c/d"))
         yield Case("lbe-flow", (str(root / "encoder"), "--data", str(root / f"examples_{name}.json")))
+    for argv in REFUSED_BY_LIBRARIES:
+        yield Case("finetune", (*fine, *argv))
+        yield Case("grid", (*whole, *argv))
+    for name in ("digits", "surrogate", "trained_on"):
+        yield Case("report", (str(root / "grids" / name),))
+    for command in ("finetune", "report", "push"):
+        yield Case(command, ("a" * 5000,))
+        yield Case(command, ("a\udcff",))
+    for value in ("a" * 5000, "a\udcff", "a\0b"):
+        yield Case("finetune", (*fine, "--output_dir", value))
+        yield Case("grid", (*whole, "--output_dir", value))
+    yield Case("grid", (*whole, "--load_best_model_at_end", "true", "--eval_strategy", "epoch"))
     for spelling in (
         "--learning-rate",
         "--lbe-beta",
@@ -284,6 +322,7 @@ def random_cases(generator: random.Random, complete: dict[str, list[str]]) -> It
     good = {
         *((name, "0") for name in zero_is_good.split()),
         *((name, "9" * 40) for name in large_is_good.split()),
+        ("max_retries", "9" * 400),
         *((name, "-1") for name in ("max_steps", "lbe_layers")),
         *((name, "") for name in ("lr_scheduler_kwargs", "resume_from_checkpoint", "metric_for_best_model")),
     }

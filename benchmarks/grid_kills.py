@@ -3,8 +3,8 @@
     python benchmarks/grid_kills.py
     python benchmarks/grid_kills.py --kills 6 --seed 1
 
-Half of the kills hit grids that do one run after another, half grids with several workers: there the whole grid or one
-of its workers, in turn. A grid that was killed is started again; one that is done is compared, record by record but
+Half of the kills hit grids that do one run after another, half grids with four workers: there the whole grid or one of
+its workers, in turn. A grid that was killed is started again; one that is done is compared, record by record but
 for times, and weight file by weight file, and the next one begins. The last kill is followed by one more start.
 
 Each run is one of a tiny encoder on the generated pairs of `demo_rte`, with a checkpoint an epoch. The exit code is 0
@@ -115,7 +115,7 @@ def killed_grid(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="how many, at least, over all grids")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--seeds", type=int, default=3, help="of each grid; two runs for each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from glue_runs.finetune.arguments import parse
 from glue_runs.finetune.run import prepare
-from glue_runs.grid.plan import ACTIVATIONS, PROTOCOLS
+from glue_runs.grid.arguments import ACTIVATIONS, PROTOCOLS
 from glue_runs.grid.progress import quiet_libraries
 from lbe_hf.activations import TargetModules
 

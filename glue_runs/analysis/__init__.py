@@ -1,1 +1,1 @@
-"""What the runs of a grid show: tables, statistics, figures, the report."""
+"""The results of a grid: tables, statistics, figures and the report."""

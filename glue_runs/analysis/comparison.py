@@ -1,4 +1,4 @@
-"""How far two methods lie apart: the mean difference over seeds, its interval, and p-values."""
+"""The difference between two methods: its mean over seeds, a confidence interval, and p-values."""
 
 from __future__ import annotations
 
@@ -12,38 +12,44 @@ from numpy.typing import NDArray
 from scipy import stats
 
 MIN_SEEDS = 3
-"""Seeds below which an interval or a p-value says nothing."""
+"""With fewer seeds there is no interval and no p-value."""
 
 _MAX_EXACT = 12  # seeds; 2**12 signs are still enumerated
+_ROUNDING = 1e-12  # of scores, which are at most 1
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a method differs from the baseline over the seeds that both have."""
+    """The difference between a method and the baseline, over the seeds that both have."""
 
     seeds: int
     mean: float
     """NaN without seeds, or if a score is NaN."""
     interval: tuple[float, float] | None
-    """Student's t interval of the mean at 95%; None with fewer than `MIN_SEEDS` seeds, or if a score is NaN."""
+    """Student's t interval of the mean at 95%; None without a p-value, or if all differences are equal."""
     p_value: float | None
-    """Two-sided: exact paired permutation test, or Wilcoxon's for more than 12 seeds; None as for `interval`."""
+    """Two-sided: exact paired permutation test, or Wilcoxon's for more than 12 seeds.
+
+    None with fewer than `MIN_SEEDS` seeds, or if a score is NaN.
+    """
 
 
 def mean_difference(differences: pd.Series) -> Difference:
-    """The differences of the seeds, one value a seed, as their mean with what is known about it."""
+    """Mean, interval and p-value of the differences, which have one value per seed."""
     values = differences.to_numpy(float)
     count, mean = len(values), float(values.mean()) if len(values) else math.nan
     if count < MIN_SEEDS or math.isnan(mean):
         return Difference(count, mean, None, None)
     margin = float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
-    return Difference(count, mean, (mean - margin, mean + margin), _p_value(values))
+    interval = (mean - margin, mean + margin) if margin > _ROUNDING else None
+    return Difference(count, mean, interval, _p_value(values))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values corrected for their number (Holm, 1979), in the same order; None, where there was no test, stays.
+    """The p-values corrected for their number (Holm, 1979), in the same order; None stays where there was no test.
 
-    Rejecting what is below 0.05 then gives a single false difference among all of them in at most 5% of reports.
+    If each corrected value below 0.05 is taken for a difference, then at most 5% of reports contain any false
+    difference.
     """
     tested = sorted((p_value, index) for index, p_value in enumerate(p_values) if p_value is not None)
     corrected: list[float | None] = [None] * len(p_values)

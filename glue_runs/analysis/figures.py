@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,12 +27,12 @@ matplotlib.use("Agg")  # files only: there may be no display
 
 
 def draw(folder: Path, results: pd.DataFrame, records: Mapping[str, dict[str, Any]]) -> list[Path]:
-    """Write the figures of what is done so far.
+    """Write the figures of the finished runs.
 
     Args:
-        folder: where to.
-        results: the runs, as `tabulate` gives them.
-        records: the same runs by name, for the history of their entropies.
+        folder: where they are written.
+        results: the runs, as `tabulate` returns them.
+        records: the records of the same runs, by name; their histories hold the entropies.
 
     Returns:
         The paths of the figures.
@@ -52,20 +53,30 @@ def draw(folder: Path, results: pd.DataFrame, records: Mapping[str, dict[str, An
 
 
 def _panels(results: pd.DataFrame, draw_panel: Callable[[Axes, pd.DataFrame], None]) -> Figure:
-    """One panel for each setup, under a name that says what sets it apart."""
+    """One panel for each setup, titled by what distinguishes it."""
     setups = list(results.groupby(COMPARE_BY, sort=False))
-    varying = [key for key in COMPARE_BY if key == "task" or results[key].nunique() > 1]
     figure = Figure(figsize=(1.2 + 3.2 * len(setups), 3.4), layout="constrained")
     for axes, (_, rows) in zip(figure.subplots(1, len(setups), squeeze=False)[0], setups, strict=True):
-        axes.set_title(", ".join(str(rows[key].iloc[0]) for key in varying), fontsize="medium")
+        axes.set_title(", ".join(str(rows[key].iloc[0]) for key in _varying(results)), fontsize="medium")
         axes.set_ylabel(f"test {get_task(rows['task'].iloc[0]).main_metric.replace('_', ' ')}")
         axes.spines[["top", "right"]].set_visible(False)
         draw_panel(axes, rows)
     return figure
 
 
+def _varying(results: pd.DataFrame) -> list[str]:
+    """The columns that distinguish setups: the task, and what else differs between them."""
+    return [key for key in COMPARE_BY if key == "task" or results[key].nunique() > 1]
+
+
+def _file_name(text: str) -> str:
+    """A file name for the text; where it is changed or cut, a hash of the text keeps it unique."""
+    name = re.sub(r"[^\w.-]+", "_", text)[:80]
+    return name if name == text else f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def _methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Each method with its rows and its look, in which methods differ in grey, too."""
+    """Each method with its runs and a style that also differs in greyscale."""
     for index, (method, own) in enumerate(rows.groupby("method", sort=False)):
         look = {"marker": _MARKERS, "color": _COLOURS, "linestyle": _LINES}
         yield method, own, {key: values[index % len(values)] for key, values in look.items()} | {"fillstyle": "none"}
@@ -104,9 +115,9 @@ def _draw_learning_rates(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _entropy_figures(chosen: pd.DataFrame, records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
-    """For each method with a penalty: its layers over training beside the baseline's, and the targets.
+    """For each LBE method: the entropies of its layers during training, those of the baseline, and the targets.
 
-    Runs that diverged have no part in it: they end early, or have no entropies.
+    Runs that diverged are left out: they end early, or have no entropies.
     """
     for _, setup in chosen[~chosen["diverged"]].groupby(COMPARE_BY, sort=False):
         runs_of = {
@@ -117,8 +128,8 @@ def _entropy_figures(chosen: pd.DataFrame, records: Mapping[str, dict[str, Any]]
             if method == BASELINE or not runs or not all(line["targets"] for run in runs for line in run["history"]):
                 continue
             beside = [run for run in runs_of.get(BASELINE, []) if run["layers"] == runs[0]["layers"]]
-            parts = [str(setup[key].iloc[0]) for key in COMPARE_BY if key == "task" or chosen[key].nunique() > 1]
-            name = re.sub(r"[^\w.-]+", "_", "_".join(["entropy", *parts, method.removeprefix("LBE on ")]))
+            parts = [str(setup[key].iloc[0]) for key in _varying(chosen)]
+            name = _file_name("_".join(["entropy", *parts, method.removeprefix("LBE on ")]))
             yield name, _draw_entropy({**({BASELINE: beside} if beside else {}), method: runs})
 
 
@@ -155,7 +166,7 @@ def _draw_entropy(methods: dict[str, list[dict[str, Any]]]) -> Figure:
 
 
 def _over_training(runs: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
-    """Mean over the runs that logged at the steps of the first, shape `(layers, log lines)`."""
+    """Mean over the runs that logged at the same steps as the first one, shape `(layers, log lines)`."""
     steps = [[line["step"] for line in run["history"]] for run in runs]
     histories = [np.array([line[key] for line in run["history"]]).T for run in runs]
     alike = [history for history, own in zip(histories, steps, strict=True) if own == steps[0]]

@@ -1,4 +1,4 @@
-"""What the runs of a grid say: `python -m glue_runs.report FOLDER` writes tables and figures into the folder."""
+"""The report of a grid: `python -m glue_runs.report FOLDER` writes tables and figures into its folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pandas as pd
 
 from ..errors import InputError
 from ..finetune.record import COMPARE_BY, HYPERPARAMETERS, write_text
+from ..redaction import report_error
 from ..tasks.data import name_as_test
 from ..tasks.glue import get_task
 from .comparison import MIN_SEEDS, Difference, holm, mean_difference
 from .contests import FIXED_IN_ADVANCE, Contest, find_contests
-from .selection import BASELINE, choose_settings
+from .selection import BASELINE, METHOD_BY, choose_settings
+from .shapes import TRAINED_ON
 from .store import GridFolder
 from .table import tabulate
 
@@ -26,16 +28,16 @@ Records = Mapping[str, dict[str, Any]]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0; or, with one line on standard error, 2 if a file cannot be used, 130 if it is stopped by Ctrl-C."""
+    """Print the report; return 0, or after one line on stderr 2 if a file cannot be used and 130 after Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m glue_runs.report FOLDER", file=sys.stderr)
-        return 0 if arguments in (["-h"], ["--help"]) else 2
+        asked = arguments in (["-h"], ["--help"])
+        print("usage: python -m glue_runs.report FOLDER", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     try:
         print(write_report(GridFolder(arguments[0])))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return report_error(error, 2)
     except KeyboardInterrupt:
         print("Stopped; the same command makes the report again.", file=sys.stderr)
         return 130
@@ -43,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_report(folder: GridFolder) -> str:
-    """Write `results.csv`, `report.md` and the figures of what is done so far; returns the report.
+    """Write `results.csv`, `report.md` and the figures of the finished runs; return the report.
 
     Raises:
-        InputError: the folder is that of no grid, a file in it is damaged or cannot be read, or it cannot be written.
+        InputError: the folder holds no grid, a file in it is damaged or cannot be read, or it cannot be written.
     """
     try:
         records = folder.records()
@@ -68,52 +70,57 @@ def _parts(folder: GridFolder, records: Records, results: pd.DataFrame) -> list[
     if not results.empty:
         chosen = choose_settings(results)
         if not chosen.empty:
-            parts.append(f"## Test scores\n\n{_markdown(_scores(chosen))}\n\n{_SCORES_NOTE}")
+            note = f"{_SCORES_NOTE} {_CHOICE_NOTE}" if results["diverged"].any() else _SCORES_NOTE
+            parts.append(f"## Test scores\n\n{_markdown(_scores(chosen))}\n\n{note}")
         parts += [
             _not_chosen(results, chosen),
-            f"## LBE beside the baseline\n\n{_comparison(results)}",
-            f"## Pictures\n\n{_figures(folder, records, results)}",
+            f"## LBE against the baseline\n\n{_comparison(results)}",
+            f"## Figures\n\n{_figures(folder, records, results)}",
         ]
     return [*parts, _provenance(folder, records), _open_runs(folder, states)]
 
 
 _SCORES_NOTE = (
-    "The setting of each method has the best mean validation score over seeds; test scores have no part in the "
-    "choice. Mean, standard deviation (of a sample), median, min and max are those of the test score over seeds. The "
-    "penalty is relative to the task loss, its mean over training."
+    "Each method is shown at the setting with the best mean validation score over seeds; test scores play no part in "
+    "the choice. Mean, std (sample standard deviation), median, min and max are taken over the test scores of the "
+    "seeds. The penalty is relative to the task loss and averaged over training."
 )
-_DIFFERENCES_NOTE = "Differences are LBE minus baseline, paired by seed, each at the setting that validation chose."
+_CHOICE_NOTE = "A setting with a run that diverged is chosen only if every setting of the method has one."
+_DIFFERENCES_NOTE = (
+    "Differences are LBE minus baseline, paired by seed, each method at the setting that validation chose."
+)
 _CONTEST_NOTE = (
-    "The best of several LBE settings against the baseline's single one is an unequal contest: the search itself "
-    "favours LBE. The equal one is fixed in advance: alpha {alpha:g}, beta {beta:g}, and only the learning rate is "
-    "chosen."
+    "Comparing the best of several LBE settings with the single setting of the baseline is an unequal contest: the "
+    "search itself favours LBE. The contest fixed in advance is equal: alpha is {alpha:g}, beta is {beta:g}, and only "
+    "the learning rate is chosen."
 )
 _SAME_RATES_NOTE = (
-    "At the same learning rates nothing depends on which rate validation gave to whom: the difference is the mean "
-    "over all pairs of learning rate and seed. Its interval and its p are those of the seeds, each with the mean over "
-    "its rates."
+    "At the same learning rates, the rates that validation chose play no part: the difference is the mean over all "
+    "pairs of learning rate and seed. The interval and p are computed over seeds, from each seed's mean over its "
+    "rates."
 )
-_SEEDS_NOTE = f"Fewer than {MIN_SEEDS} seeds give no interval and no p-value."
+_SEEDS_NOTE = f"With fewer than {MIN_SEEDS} seeds there is no interval and no p-value."
 _FIGURES_NOTE = (
-    "Test scores at the chosen settings, a point a seed and a line for their mean; test scores by learning rate, mean "
-    "and range over seeds; batch entropy of each layer in training, mean over seeds, beside the targets at its end."
+    "Test scores at the chosen settings, one point per seed, a line for the mean; test scores by learning rate, mean "
+    "and range over seeds; batch entropy of each layer during training, mean over seeds, beside its final target."
 )
-_DIVERGED_NOTE = "Runs that diverged have no part in the batch entropies."
+_DIVERGED_NOTE = "Runs that diverged are left out of the entropy figures."
 _STATISTICS_NOTE = (
     "Intervals are Student's t intervals of the mean difference at 95%: they assume that the differences of the seeds "
-    "are independent and normally distributed. p is two-sided, from the exact paired permutation test over seeds "
-    "(Wilcoxon's for more than 12 seeds). With n seeds p cannot be below 2 / 2^n: 0.25 for 3, 0.0625 for 5."
+    "are independent and normally distributed, and are left out where all differences are equal. p is two-sided, from "
+    "the exact paired permutation test over seeds (Wilcoxon's test for more than 12 seeds). With n seeds, p cannot be "
+    "below 2 / 2^n: 0.25 for 3 seeds, 0.0625 for 5."
 )
 _HOLM_NOTE = (
-    "p (Holm) is corrected for the {tests} comparisons that have a p: the chance that any of them falls below 0.05 "
-    "where there is no difference is at most 5%."
+    "p (Holm) is corrected for the {tests} comparisons that have a p: the chance that it is below 0.05 for any "
+    "comparison without a true difference is at most 5%."
 )
 
 
 def _status(states: dict[str, str], records: Records) -> str:
     counts = Counter(states.values())
     diverged = sum(record["diverged"] for record in records.values())
-    remark = f" {diverged} of the runs that are done diverged; their scores count as they are." if diverged else ""
+    remark = f" {diverged} of the finished runs diverged; their scores are included unchanged." if diverged else ""
     if counts["done"] == len(states):
         return f"All {len(states)} runs are done.{remark}"
     rest = [f"{counts[state]} {state}" for state in ("failed", "running", "interrupted", "missing") if counts[state]]
@@ -123,7 +130,7 @@ def _status(states: dict[str, str], records: Records) -> str:
 
 def _scores(chosen: pd.DataFrame) -> list[dict[str, object]]:
     rows = []
-    for key, runs in chosen.groupby([*COMPARE_BY, "method"], sort=False):
+    for key, runs in chosen.groupby(METHOD_BY, sort=False):
         for split in _test_splits(key[0]):
             scores = runs[split]
             rows.append(
@@ -147,9 +154,9 @@ def _scores(chosen: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _not_chosen(results: pd.DataFrame, chosen: pd.DataFrame) -> str:
-    """The methods that no setting can be chosen for, because each has a seed whose validation score is NaN."""
-    keys = [*COMPARE_BY, "method"]
-    missing = results[~results.set_index(keys).index.isin(chosen.set_index(keys).index)].drop_duplicates(keys)
+    """The methods without a chosen setting, because each of their settings has a validation score that is NaN."""
+    is_chosen = results.set_index(METHOD_BY).index.isin(chosen.set_index(METHOD_BY).index)
+    missing = results[~is_chosen].drop_duplicates(METHOD_BY)
     return "\n".join(
         f"- {run.task}, {run.method}: no setting is chosen, because each has a validation score that is not a number."
         for run in missing.itertuples()
@@ -177,7 +184,8 @@ def _comparison(results: pd.DataFrame) -> str:
         f"The number of comparisons is {len(rows)}.": True,
         _HOLM_NOTE.format(tests=tests): tests > 0,
     }
-    parts = [_markdown(rows), " ".join(note for note, wanted in notes.items() if wanted), _faint(contests)]
+    remarks = [*_faint(contests), *_left_out(contests)]
+    parts = [_markdown(rows), " ".join(note for note, wanted in notes.items() if wanted), "\n".join(remarks)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -197,27 +205,37 @@ def _compared(contest: Contest, split: str, difference: Difference, corrected: f
     }
 
 
-def _faint(contests: list[Contest]) -> str:
+def _faint(contests: list[Contest]) -> list[str]:
     lines = []
     for contest in contests:
         first, penalty = contest.runs.iloc[0], contest.runs["penalty"].mean()
         if penalty < _FAINT and not contest.same_rates:
             lines.append(
                 f"- {first['task']}, {first['method']}, {contest.name}: the penalty is {penalty:.1e} of the task "
-                "loss, so it can hardly change what is learned: the entropy of the layers is close to its targets "
-                "already."
+                "loss, so it can hardly change what is learned: the entropies of the layers are already close to "
+                "their targets."
             )
-    return "\n".join(lines)
+    return lines
+
+
+def _left_out(contests: list[Contest]) -> list[str]:
+    return [
+        f"- {contest.runs['task'].iloc[0]}, {contest.runs['method'].iloc[0]}, {contest.name}: {contest.left_out} of "
+        f"{contest.left_out + len(contest.pairs)} pairs of runs are left out, because not every seed was run at the "
+        "same learning rates."
+        for contest in contests
+        if contest.left_out
+    ]
 
 
 def _labels(key: Sequence[str], split: str) -> dict[str, str]:
-    """What names a setup in a table; MNLI's second test set is named with the task."""
+    """The columns that name a setup; MNLI's second test set is named with the task."""
     labels = dict(zip((name.replace("_", " ") for name in COMPARE_BY), key, strict=False))
     return {**labels, "task": " ".join([key[0], *split.split("_")[1:]])}
 
 
 def _hyperparameters(runs: pd.DataFrame) -> dict[str, str]:
-    """The values that the runs have, each once."""
+    """The distinct values of each hyperparameter among the runs."""
     return {
         name.replace("_", " "): ", ".join(f"{value:g}" for value in sorted(runs[name].dropna().unique()))
         for name in HYPERPARAMETERS
@@ -230,7 +248,7 @@ def _test_splits(task: str) -> list[str]:
 
 def _figures(folder: GridFolder, records: Records, results: pd.DataFrame) -> str:
     if importlib.util.find_spec("matplotlib") is None:
-        return "There are none without matplotlib: `pip install 'lbe-hf[plot]'` and make the report again."
+        return "No figures without matplotlib: install it with `pip install 'lbe-hf[plot]'` and make the report again."
     from .figures import draw
 
     links = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in draw(folder.path, results, records)]
@@ -242,8 +260,14 @@ def _provenance(folder: GridFolder, records: Records) -> str:
     environments = {
         ", ".join(f"{key} {value}" for key, value in record["environment"].items()) for record in records.values()
     }
-    lines = ["## How this was made", "", "```bash", *folder.commands, "```", "", *sorted(environments)]
-    return "\n".join(lines)
+    parts = ["## How this was made", "\n".join(["```bash", *folder.commands, "```"]), "\n".join(sorted(environments))]
+    unchecked = sum(TRAINED_ON not in folder.runs[name] for name in records)
+    if unchecked:
+        parts.append(
+            f"{unchecked} of the finished runs began before what they are trained on was recorded: that they share "
+            "weights and examples is unchecked."
+        )
+    return "\n\n".join(part for part in parts if part)
 
 
 def _open_runs(folder: GridFolder, states: dict[str, str]) -> str:
@@ -258,4 +282,4 @@ def _open_runs(folder: GridFolder, states: dict[str, str]) -> str:
 
 def _markdown(rows: list[dict[str, object]]) -> str:
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""Which setting, and which run, is the best: always by validation, never by test."""
+"""Chooses the best setting and the best run: by validation scores, never by test scores."""
 
 from __future__ import annotations
 
@@ -8,31 +8,43 @@ from ..finetune.record import COMPARE_BY, HYPERPARAMETERS
 
 BASELINE = "baseline"
 
-_KEPT_ONE_OF = {"best": [*COMPARE_BY, "method"], "settings": [*COMPARE_BY, "method", *HYPERPARAMETERS]}
+METHOD_BY = [*COMPARE_BY, "method"]
+"""Columns that the runs of a method share, for which one setting is chosen."""
+
+SETTING_BY = [*METHOD_BY, *HYPERPARAMETERS]
+"""Columns that the runs of a setting share, which differ only in their seed."""
+
+_KEPT_ONE_OF = {"best": METHOD_BY, "settings": SETTING_BY}
 
 
 def choose_settings(results: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the setting that is best on the validation examples, for each method of what can be compared.
+    """The runs of the setting with the best validation score, for each method in each group of comparable runs.
 
-    Best is the mean of `validation` over seeds, among the settings with the most seeds done; of equals the one
-    that the grid has first. A setting with a score that is NaN is never chosen. Test scores have no part in it.
+    The best setting has the highest mean of `validation` over seeds, among the settings with the most finished seeds;
+    of ties, the one that comes first in the grid. A setting with a run that diverged is chosen only if every setting
+    has one; a setting with a score that is NaN is never chosen. Test scores play no part.
     """
     if results.empty:
         return results
-    group = [*COMPARE_BY, "method"]
-    settings = results.groupby([*group, *HYPERPARAMETERS], dropna=False, sort=False)["validation"]
-    summary = settings.agg(seeds="size", mean=lambda scores: scores.mean(skipna=False)).reset_index()
-    summary = summary.dropna(subset="mean").sort_values(["seeds", "mean"], ascending=False, kind="stable")
-    chosen = summary.drop_duplicates(group)[[*group, *HYPERPARAMETERS]]
-    return results.merge(chosen, on=[*group, *HYPERPARAMETERS])
+    summary = results.groupby(SETTING_BY, dropna=False, sort=False).agg(
+        seeds=("validation", "size"),
+        mean=("validation", lambda scores: scores.mean(skipna=False)),
+        converged=("diverged", lambda diverged: not diverged.any()),
+    )
+    best = ["converged", "seeds", "mean"]
+    summary = summary.reset_index().dropna(subset="mean").sort_values(best, ascending=False, kind="stable")
+    chosen = summary.drop_duplicates(METHOD_BY)[SETTING_BY]
+    return results.merge(chosen, on=SETTING_BY)
 
 
 def best_run(results: pd.DataFrame) -> str | None:
-    """Name of the run that stands for runs that can be compared: the best seed of the setting that is chosen.
+    """Name of the run that represents a group of comparable runs: the best seed of the chosen setting.
 
-    Of several methods with LBE it is that with the best mean. None if no setting can be chosen.
+    With several LBE methods, the one with the best mean is taken. None if no setting can be chosen, or if all runs of
+    the chosen settings diverged.
     """
     chosen = choose_settings(results)
+    chosen = chosen[~chosen["diverged"].astype(bool)]
     if chosen.empty:
         return None
     regularized = chosen[chosen["method"] != BASELINE]
@@ -45,10 +57,9 @@ def runs_to_keep(results: pd.DataFrame, keep_models: str) -> set[str]:
     """Names of the runs whose model is kept.
 
     Args:
-        results: the runs that are done.
-        keep_models: "none"; "best": of those that differ only in learning rate, alpha, beta and seed the one with
-            the best validation score, which stays the best until a better one is done; "settings": of those that
-            differ only in the seed; "all".
+        results: the finished runs.
+        keep_models: "none"; "best": among runs that differ only in learning rate, alpha, beta and seed, the one with
+            the best validation score so far; "settings": the same among runs that differ only in the seed; "all".
     """
     if keep_models in _KEPT_ONE_OF:
         return set(_best_seeds(results, _KEPT_ONE_OF[keep_models]))
@@ -56,6 +67,7 @@ def runs_to_keep(results: pd.DataFrame, keep_models: str) -> set[str]:
 
 
 def _best_seeds(results: pd.DataFrame, group: list[str]) -> list[str]:
-    """Name of the run with the best validation score of each group; of equals the last one."""
-    ordered = results.sort_values("validation", kind="stable", na_position="first")
+    """Name of the run with the best validation score in each group, one that diverged last; of ties, the last one."""
+    scores = results["validation"].mask(results["diverged"].astype(bool))
+    ordered = results.assign(validation=scores).sort_values("validation", kind="stable", na_position="first")
     return [str(name) for name in ordered.drop_duplicates(group, keep="last")["name"]]

@@ -1,4 +1,4 @@
-"""What the files of a grid must hold to be read: they may come from elsewhere."""
+"""Checks the content of a grid's files, which may come from elsewhere."""
 
 # Without `from __future__ import annotations`: the types are read when a file is.
 
@@ -14,8 +14,11 @@ from ..tasks.glue import get_task
 _GRID = "the file of a grid"
 _RECORD = "the record of a run in a grid"
 _PLAIN_NAME = re.compile(r"[\w+-][\w.+-]*")  # of a file: no path, neither `.` nor `..`
+TRAINED_ON = "trained_on"
+"""Key of the digests of what a run is trained on, in its description in `grid.json`; results made before lack it."""
+
 _IDENTITY = ("task", "model", "seed", "learning_rate", "alpha", "beta", "settings")
-"""What makes a run the one that it is; the rest of a description is what the grid calls it."""
+"""Fields that identify a run; the others are names that the grid gives it."""
 
 
 class Grid(TypedDict):
@@ -26,7 +29,7 @@ class Grid(TypedDict):
 
 
 class Description(TypedDict):
-    """What is known of a run before it is done: `Run.description` in `grid.plan`."""
+    """What is known of a run before it is done: `Run.description` in `grid.plan`, and what it is trained on."""
 
     task: str
     model: str
@@ -38,6 +41,7 @@ class Description(TypedDict):
     beta: float | int
     seed: int
     settings: dict[str, Any]
+    trained_on: dict[str, str]
 
 
 class LogLine(TypedDict):
@@ -51,17 +55,17 @@ class LogLine(TypedDict):
 
 
 def read_grid(path: Path) -> Grid:
-    """The content of a `grid.json`, whose runs have plain file names.
+    """The content of a `grid.json`, checked; the names of its runs are plain file names.
 
     Raises:
-        InputError: the file is damaged, or is not one of a grid.
+        InputError: the file is damaged, or does not describe a grid.
     """
     grid: Grid = read_json(path)
     check_shape(path, grid, Grid, _GRID)
     for name, description in grid["runs"].items():
         if not _PLAIN_NAME.fullmatch(name):
             raise wrong_content(path, _GRID, f"the run {name!r} has a name that is not a plain file name")
-        check_shape(path, description, Description, _GRID)
+        check_shape(path, {TRAINED_ON: {}, **description}, Description, _GRID)
         try:
             get_task(description["task"])
         except InputError as error:
@@ -70,14 +74,14 @@ def read_grid(path: Path) -> Grid:
 
 
 def check_record(path: Path, record: dict[str, Any], description: dict[str, Any]) -> None:
-    """Raise unless a record, already that of some run, is that of this run, with all that a report reads.
+    """Check that the record of some run belongs to this run and holds everything that a report reads.
 
     Raises:
-        InputError: it is of another run, lacks a score, or has log lines of another shape.
+        InputError: it belongs to another run, lacks a score, or has malformed log lines.
     """
     for name in _IDENTITY:
         if name not in record or record[name] != description[name]:
-            reason = f"it is of another run, whose {name} is {record.get(name)!r} and not {description[name]!r}"
+            reason = f"it belongs to another run, whose {name} is {record.get(name)!r} and not {description[name]!r}"
             raise wrong_content(path, _RECORD, reason)
     task = get_task(description["task"])
     for split in ("validation", *map(name_as_test, task.test_splits)):
@@ -87,7 +91,10 @@ def check_record(path: Path, record: dict[str, Any], description: dict[str, Any]
         raise wrong_content(path, _RECORD, "its environment has no device")
     for line in record["history"]:
         check_shape(path, line, LogLine, _RECORD)
-        for name in ("entropies", "targets"):  # by hand, since they are most of what a large grid has to read
+        for name in (
+            "entropies",
+            "targets",
+        ):  # by hand, which is faster: they are most of what a large grid has to read
             values = line[name]
             if len(values) not in (0, len(record["layers"])) or not all(isinstance(v, (float, int)) for v in values):
-                raise wrong_content(path, _RECORD, f"the {name} of step {line['step']} are not one number a layer")
+                raise wrong_content(path, _RECORD, f"the {name} of step {line['step']} are not one number per layer")

@@ -1,4 +1,4 @@
-"""The folder of a grid: which runs it has, and what each of them left."""
+"""The folder of a grid: its runs, and the files that each of them wrote."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..finetune.record import RESULT_NAME, read_record, write_json
+from ..finetune.checkpoints import last_checkpoint
+from ..finetune.fingerprint import changed_parts
+from ..finetune.record import COMPARE_BY, RESULT_NAME, read_record, write_json
 from .selection import runs_to_keep
-from .shapes import Grid, check_record, read_grid
+from .shapes import TRAINED_ON, Grid, check_record, read_grid
 from .table import tabulate
 
 GRID_NAME = "grid.json"
@@ -23,10 +25,10 @@ ERROR_NAME = "error.txt"
 
 
 class GridFolder:
-    """`grid.json` (the runs that are wanted, and the commands that want them), `runs/NAME/`, `locks/NAME.lock`.
+    """`grid.json` (the wanted runs, and the commands that added them), `runs/NAME/` and `locks/NAME.lock`.
 
     Raises:
-        InputError: the folder is that of something else, or one of its files is damaged.
+        InputError: the folder belongs to something else, or one of its files is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -34,20 +36,20 @@ class GridFolder:
 
     @property
     def runs(self) -> dict[str, dict[str, Any]]:
-        """What describes each wanted run, by name."""
+        """The description of each wanted run, by name."""
         return self._read()["runs"]
 
     @property
     def commands(self) -> list[str]:
-        """The command lines that made the grid what it is."""
+        """The command lines that added runs to the grid."""
         return self._read()["commands"]
 
     def add(self, runs: dict[str, dict[str, Any]], command: str) -> None:
-        """Want these runs, too.
+        """Add these runs to those that the grid wants.
 
         Raises:
-            InputError: the folder is that of something else, holds the record of another run under their names, or
-                one of them would be done behind a link.
+            InputError: the folder belongs to something else, holds the record of another run under one of the names,
+                or one of the runs would be done behind a link; or as for `merge`.
         """
         if not (self.path / GRID_NAME).is_file() and self.path.exists():
             # Another process may be making this grid at this moment.
@@ -58,15 +60,49 @@ class GridFolder:
             begun = os.path.lexists(self.run_dir(name)) and self._read_record(name, description) is None
             if begun and self.is_linked(name):  # the run begins with emptying its folder
                 raise InputError(
-                    f"{self.run_dir(name)} is, or lies behind, a link, and no run is resumed there: put the folder "
-                    "itself in its place."
+                    f"{self.run_dir(name)} is a link, or inside one; runs are not resumed there: replace the link by "
+                    "the folder."
                 )
         for name in ("runs", "locks"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         with self.lock("grid"):
-            known: Grid = self._read() if (self.path / GRID_NAME).is_file() else {"commands": [], "runs": {}}
-            commands = [*known["commands"], *([] if command in known["commands"] else [command])]
-            write_json(self.path / GRID_NAME, {"commands": commands, "runs": {**known["runs"], **runs}})
+            known = self.commands if (self.path / GRID_NAME).is_file() else []
+            commands = [*known, *([] if command in known else [command])]
+            write_json(self.path / GRID_NAME, {"commands": commands, "runs": self.merge(runs)})
+
+    def merge(self, runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The runs that the grid would have with these added, by name.
+
+        Runs that are compared must be trained on the same weights and examples. Those that have not begun take the
+        digests of the added runs; those that began before digests were recorded stay without.
+
+        Raises:
+            InputError: a run that has begun was trained on something else than the added runs it is compared with.
+        """
+        known = self.runs if (self.path / GRID_NAME).is_file() else {}
+        merged = {**known, **runs}
+        wanted = {_compared_by(each): each[TRAINED_ON] for each in runs.values() if TRAINED_ON in each}
+        for name, description in merged.items():
+            now = wanted.get(_compared_by(description))
+            if now is None:
+                continue
+            before = known.get(name, {}).get(TRAINED_ON)
+            begun = self.has_begun(name, description)
+            if begun and before is not None and (changed := changed_parts(before, now)):
+                raise InputError(
+                    f"{name} was trained on other {' and '.join(changed)} than the runs wanted now, and would be "
+                    f"compared with them: give another --output_dir, or delete {self.run_dir(name)}."
+                )
+            trained_on = before if begun else now
+            rest = {key: value for key, value in description.items() if key != TRAINED_ON}
+            merged[name] = rest if trained_on is None else {**rest, TRAINED_ON: trained_on}
+        return merged
+
+    def has_begun(self, name: str, description: dict[str, Any]) -> bool:
+        """Whether a run is done, running, or has a checkpoint to resume from; any other starts anew."""
+        if self.state(name) in ("done", "running"):
+            return True
+        return last_checkpoint(self.run_dir(name), description["beta"]) is not None
 
     def _read(self) -> Grid:
         path = self.path / GRID_NAME
@@ -76,16 +112,16 @@ class GridFolder:
         return _read_version(path, status.st_mtime_ns, status.st_ino)
 
     def run_dir(self, name: str) -> Path:
-        """Where a run leaves its files."""
+        """The folder of a run."""
         return self.path / "runs" / name
 
     def is_linked(self, name: str) -> bool:
-        """Whether the folder of a run is a link, or lies in one: nothing in it is deleted or pushed."""
+        """Whether the folder of a run is a link, or inside one: nothing in it is deleted or pushed."""
         return self.run_dir(name).is_symlink() or (self.path / "runs").is_symlink()
 
     @contextmanager
     def lock(self, name: str, timeout: float = -1) -> Iterator[bool]:
-        """Hold a lock that ends with the process, however it ends; False if another holds it for `timeout` seconds."""
+        """Hold a lock that ends with the process; gives False if another process holds it for `timeout` seconds."""
         path = self.path / "locks" / f"{name}.lock"
         lock = FileLock(path)
         try:
@@ -101,16 +137,16 @@ class GridFolder:
             lock.release()
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """The record of a run that is done, with what describes it in the grid; else None.
+        """The record of a finished run, with its description in the grid; None if the run is not done.
 
         Raises:
-            InputError: the record is damaged or that of another run.
+            InputError: the record is damaged, or belongs to another run.
         """
         known = self.runs if (self.path / GRID_NAME).is_file() else {}
         return self._read_record(name, known.get(name))
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """The records of the runs that are done, by name, in the order of the grid."""
+        """The records of the finished runs, by name, in the order of the grid."""
         return {name: record for name in self.runs if (record := self.result(name)) is not None}
 
     def _read_record(self, name: str, description: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -121,7 +157,7 @@ class GridFolder:
         return {**record, **description}
 
     def state(self, name: str) -> str:
-        """`done`, `failed`, `running` (some process holds its lock), `interrupted` or `missing`."""
+        """`done`, `failed`, `running` (a process holds its lock), `interrupted` or `missing`."""
         if self.result(name) is not None:
             return "done"
         folder = self.run_dir(name)
@@ -133,16 +169,16 @@ class GridFolder:
             return "interrupted" if free else "running"
 
     def error(self, name: str) -> str:
-        """Last line of the traceback of a run that failed."""
+        """Last line of the traceback of a failed run."""
         lines = (self.run_dir(name) / ERROR_NAME).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     def prune(self, keep_models: str, also: Collection[str] = ()) -> None:
-        """Remove what finished runs no longer need; links are removed, and what they point to stays.
+        """Remove the checkpoints of finished runs, and the models that are not kept; links are never followed.
 
         Args:
-            keep_models: whose model to keep, as `runs_to_keep` takes it.
-            also: names of runs whose model is kept in any case.
+            keep_models: which models to keep, as for `runs_to_keep`.
+            also: names of further runs whose models are kept.
         """
         with self.lock("grid"):
             results = tabulate(self.records())
@@ -150,6 +186,10 @@ class GridFolder:
             for name in results["name"]:
                 if not self.is_linked(name):
                     _clean(self.run_dir(name), keep_model=name in kept)
+
+
+def _compared_by(description: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(description[key] for key in COMPARE_BY)
 
 
 def _clean(folder: Path, keep_model: bool) -> None:
@@ -162,5 +202,5 @@ def _clean(folder: Path, keep_model: bool) -> None:
 
 @lru_cache(maxsize=1)
 def _read_version(path: Path, modified: int, inode: int) -> Grid:
-    """Every run asks for the file, which changes only with what the grid wants."""
+    """Cached: the file is read for every run, but changes only when runs are added."""
     return read_grid(path)

@@ -1,4 +1,4 @@
-"""The results of a grid as one table, a row a run."""
+"""The results of a grid as one table, with one row per run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DESCRIBED = (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed")
 
 
 def tabulate(records: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
-    """The records, by name of the run, as a table in the same order.
+    """The records, given by name of the run, as a table in the same order.
 
-    Columns are what describes a run; `validation`, `test` and, for MNLI, `test_mismatched`, which are the scores that
-    GLUE ranks by; each metric and loss of each split, as in `test_loss`; `penalty`, relative to the task loss, its
-    mean over training; `task_loss` and `entropy` (mean over layers, in nats) as last logged; what the run cost; and
-    whether it `diverged`.
+    The columns are the description of the run; `validation`, `test` and, for MNLI, `test_mismatched`, the scores that
+    GLUE ranks by; each metric and loss of each split, as in `test_loss`; `penalty`, relative to the task loss and
+    averaged over training; the last logged `task_loss` and `entropy` (mean over layers, in nats); the time and memory
+    that the run took; and whether it `diverged`.
     """
     rows = [_row(name, record) for name, record in records.items()]
     table = pd.DataFrame(rows, columns=None if rows else ["name", *_DESCRIBED, "validation", "diverged"])

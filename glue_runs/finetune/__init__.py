@@ -1,1 +1,1 @@
-"""One run: `python -m glue_runs.finetune --help`."""
+"""One fine-tuning run: `python -m glue_runs.finetune --help`."""

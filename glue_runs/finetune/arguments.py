@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told: the encoder, the examples, and how to train."""
+"""The arguments of a fine-tuning run: encoder, examples, training."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ EXCLUDED_FROM_RUN_ID = re.compile(
     r"output_dir|data_dir|resume_from_checkpoint|use_cpu|disable_tqdm|report_to|run_name|project|log_.*|logging_.*"
     r"|save_(strategy|steps|total_limit)|push_to_hub|hub_.*|dataloader_(num_workers|pin_memory)|lbe_log_entropy"
 )
-"""Settings that do not change what a run computes, and therefore not which run it is."""
+"""Settings that do not change what a run computes, and are therefore no part of its identity."""
 
 
 _SAMPLING_STRATEGIES = next(
     each.metadata["choices"] for each in fields(LBETrainingArguments) if each.name == "train_sampling_strategy"
 )
-"""Trainer takes any other word for "random"."""
+"""Trainer treats any other word as "random"."""
 
 
 @dataclass
 class ModelArguments:
-    """Which encoder."""
+    """The encoder."""
 
     model_name_or_path: str = field(
         default="google-bert/bert-base-uncased",
@@ -48,59 +48,63 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which examples, and how long."""
+    """The examples and their length."""
 
-    task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}; those that start with demo_ are generated."})
+    task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}; those that begin with demo_ are generated."})
     data_dir: str | None = field(
         default=None,
         metadata={"help": "Folder with the official files, as in RTE/train.tsv. Default: nyu-mll/glue on the Hub."},
     )
-    max_length: int = field(default=128, metadata={"help": "Tokens at which an example is cut."})
+    max_length: int = field(
+        default=128, metadata={"help": "Maximum length of an example, in tokens; longer ones are cut."}
+    )
     pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad to max_length, not to the longest example of the batch."}
+        default=False, metadata={"help": "Pad to max_length instead of to the longest example of the batch."}
     )
     validation_fraction: float = field(
-        default=0.2, metadata={"help": "Share of the training set that is split off for validation."}
+        default=0.2, metadata={"help": "Fraction of the training set that is split off for validation."}
     )
     validation_rounding: str = field(
         default="up",
         metadata={
-            "help": "How that share is made a whole number of examples; down: as the authors' code does.",
+            "help": "How that fraction is rounded to a whole number of examples; down: as in the authors' code.",
             "choices": ROUNDINGS,
         },
     )
-    split_seed: int = field(default=0, metadata={"help": "Seed of that split; the runs of one study share it."})
+    split_seed: int = field(
+        default=0, metadata={"help": "Seed of that split; runs that are compared should share it."}
+    )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many examples of the training split only."}
+        default=None, metadata={"help": "Train on at most this many examples of the training split."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first so many examples of each other split only."}
+        default=None, metadata={"help": "Evaluate on at most this many examples of each other split."}
     )
 
 
 @dataclass
 class FinetuneArguments(LBETrainingArguments):
-    """`LBETrainingArguments` with the paper's values as defaults, and what saves time without changing the method."""
+    """`LBETrainingArguments` with the paper's values as defaults, and faster settings where they change no result."""
 
     output_dir: str = field(default="out", metadata={"help": "Folder for checkpoints, model and metrics."})
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate; the paper: 1e-5, 3e-5, 5e-5."})
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training set."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples a device and micro-batch."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples a device in evaluation."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples per device and micro-batch."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples per device in evaluation."})
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={
-            "help": "How batches are drawn; random: as the authors' code does.",
+            "help": "How batches are drawn; random: as in the authors' code.",
             "choices": _SAMPLING_STRATEGIES,
         },
     )
     precision: str = field(
         default="auto",
-        metadata={"help": "auto: bf16 where the device computes in it, else fp32.", "choices": PRECISIONS},
+        metadata={"help": "auto: bf16 where the device supports it, else fp32.", "choices": PRECISIONS},
     )
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint to resume from."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints that are kept."})
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Number of checkpoints that are kept."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between log lines."})
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "Checkpoint folder to resume from, or 'last' for the last one in output_dir."}
     )
@@ -119,7 +123,7 @@ class FinetuneArguments(LBETrainingArguments):
                 logger.warning_once(f"Precision: {self.precision}, because {reason}.")
         self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         if self.bf16 and not torch.accelerator.is_available():
-            self.use_cpu = True  # without which TrainingArguments takes bf16 for a mistake
+            self.use_cpu = True  # otherwise, TrainingArguments refuses bf16
         super().__post_init__()
 
 
@@ -130,8 +134,8 @@ examples:
   python -m glue_runs.finetune --task_name demo_cola --model_name_or_path minilm --lbe_beta 0.05
   python -m glue_runs.finetune arguments.yaml
 
-ARGUMENTS may stand in one JSON or YAML file, names without dashes. All arguments of transformers.TrainingArguments are
-known, too: --help_training lists them.
+ARGUMENTS may also be given in one JSON or YAML file, by their names without dashes. All arguments of
+transformers.TrainingArguments are supported: --help_training lists them.
 """
 
 _OFTEN_SET = ["max_steps", "weight_decay", "warmup_steps", "gradient_accumulation_steps", "seed", "use_cpu"]
@@ -150,7 +154,7 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArgum
     """Arguments from the command line, or from one JSON or YAML file whose path is the only argument.
 
     Raises:
-        InputError: a value cannot be used, or the file is none of arguments.
+        InputError: a value cannot be used, or the file does not hold arguments.
     """
     if len(argv) == 1 and not argv[0].startswith("-"):
         try:
@@ -167,19 +171,19 @@ def _checked(parser: Parser, argv: list[str]) -> tuple[ModelArguments, DataArgum
 
 
 def given_settings(argv: list[str]) -> dict[str, Any]:
-    """What a command line gives, by name, with the type it has in the arguments; required ones may be missing."""
+    """The settings that a command line gives, by name, with their types; required ones may be missing."""
     return _finetune_parser().given(argv)
 
 
 def changed_settings(argv: list[str]) -> dict[str, Any]:
-    """What a command line sets to other than its default, by name, with the type it has in the arguments."""
+    """The settings that a command line changes from their defaults, by name, with their types."""
     values, defaults = vars(_finetune_parser().parse_args(argv)), _defaults()
     return {name: value for name, value in sorted(values.items()) if value != defaults[name]}
 
 
 @lru_cache
 def _defaults() -> dict[str, Any]:
-    """As they are when parsed: the text that stands for a default is read like any other."""
+    """The defaults after parsing: the text of a default is parsed like any other."""
     return {**vars(_finetune_parser().parse_args(["--task_name", ""])), "task_name": None}
 
 

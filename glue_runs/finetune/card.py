@@ -1,4 +1,4 @@
-"""The model card of a run: that of `LBETrainer`, with the results on the task and the command that gives them."""
+"""The model card of a run: that of `LBETrainer`, with the results on the task and the command that reproduces them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ..tasks.data import HUB_DATASET, name_as_test
 from ..tasks.glue import Task, get_task
 from .arguments import EXCLUDED_FROM_RUN_ID, DataArguments, FinetuneArguments, ModelArguments
 from .encoder import MINILM
+from .output import repository
 
 CARD_NAME = "README.md"
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _TASK_TYPE = "text-classification"
 _ON_THE_HUB = {"pearson": "pearsonr"}
-"""Metrics that the Hub knows by another name than GLUE does."""
+"""Metrics that have another name on the Hub than in GLUE."""
 
-_ALWAYS_TOLD = ("task_name", "model_name_or_path", "precision")
-_TOLD_BY_PRECISION = ("bf16", "fp16")
+_ALWAYS_GIVEN = ("task_name", "model_name_or_path", "precision")
+_GIVEN_BY_PRECISION = ("bf16", "fp16")
 
 
 def write_card(
@@ -40,11 +41,11 @@ def write_card(
     """Write the card into the output folder, next to the model; `metrics` are those of the record, by split."""
     task, base = get_task(data_args.task_name), model_args.model_name_or_path
     known = base == MINILM
-    repo = args.hub_model_id or Path(args.output_dir).absolute().name
+    name = repository(args.hub_model_id, args.output_dir).split("/")[-1]
     trainer.create_model_card(
         language="en",
         license="apache-2.0" if known else None,
-        model_name=repo.split("/")[-1],
+        model_name=name,
         finetuned_from="sentence-transformers/all-MiniLM-L6-v2" if known else None,
         tasks=_TASK_TYPE,
         tags=[_TASK_TYPE, *([] if task.generated else ["glue"]), task.name],
@@ -56,20 +57,20 @@ def write_card(
         return
     path = Path(args.output_dir) / CARD_NAME
     card = ModelCard.load(path)
-    # What Trainer says of a model that comes from a folder.
+    # What Trainer writes about a model that comes from a folder.
     card.text = card.text.replace("was trained from scratch on", "is a fine-tuned version of a local model on")
     card.data.pipeline_tag = _TASK_TYPE
     card.data.metrics = [_ON_THE_HUB.get(metric, metric) for metric in task.metrics]
-    card.data.model_name = repo.split("/")[-1]
+    card.data.model_name = name
     card.data.eval_results = _results(task, metrics)
     save_card(card, path, _section(task, metrics, command(model_args, data_args, args), args.seed))
 
 
 def command(*arguments: Any) -> str:
-    """The command line that trains the same model: what differs from the defaults and changes what is computed.
+    """The command line that trains the same model: all arguments that change what is computed from its default.
 
-    Neither a token nor a path of this machine is in it: a model from a folder is `path/to/model`, and the rows are
-    those of the Hub.
+    It holds neither a token nor a path of this machine: a model from a folder is `path/to/model`, and the examples
+    come from the Hub.
     """
     words = ["python", "-m", "glue_runs.finetune"]
     for own in arguments:
@@ -77,9 +78,9 @@ def command(*arguments: Any) -> str:
         default = type(own)(**same)
         for field in dataclasses.fields(own):
             value = getattr(own, field.name)
-            told = field.name in _ALWAYS_TOLD or value != getattr(default, field.name)
-            left_out = field.name in _TOLD_BY_PRECISION or EXCLUDED_FROM_RUN_ID.fullmatch(field.name)
-            if told and field.init and not left_out:
+            given = field.name in _ALWAYS_GIVEN or value != getattr(default, field.name)
+            left_out = field.name in _GIVEN_BY_PRECISION or EXCLUDED_FROM_RUN_ID.fullmatch(field.name)
+            if given and field.init and not left_out:
                 words += [f"--{field.name}", *_words(field.name, value)]
     return shlex.join(words)
 
@@ -101,7 +102,7 @@ def _dataset_name(task: Task) -> str:
 
 
 def _results(task: Task, metrics: dict[str, dict[str, float]]) -> list[EvalResult]:
-    """Scores on the official validation sets, under the names that GLUE and the Hub have for splits and metrics."""
+    """Scores on the official validation sets, with the names that the Hub has for splits and metrics."""
     return [
         EvalResult(
             task_type=_TASK_TYPE,
@@ -121,7 +122,7 @@ def _results(task: Task, metrics: dict[str, dict[str, float]]) -> list[EvalResul
 
 def _section(task: Task, metrics: dict[str, dict[str, float]], command: str, seed: int) -> str:
     official = {name_as_test(split): split for split in task.test_splits}
-    names = {"validation": "validation: split off from the training set, settings are chosen on it"}
+    names = {"validation": "validation: split off from the training set, used to choose settings"}
     names |= {name: f"{name}: the official {split} set" for name, split in official.items()}
     return render(
         _TEMPLATE,

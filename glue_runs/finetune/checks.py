@@ -1,12 +1,16 @@
-"""Values that no run can be trained with, found before the first step."""
+"""Finds values that no run can be trained with, before the first step."""
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ..errors import InputError
@@ -30,12 +34,13 @@ _RANGES = {
     "adam_epsilon": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE,
     "warmup_steps": _NOT_NEGATIVE,
+    "neftune_noise_alpha": _NOT_NEGATIVE,
     "label_smoothing_factor": (0, 1),
     "seed": _SEED,
     "data_seed": _SEED,
     "split_seed": _SEED,
 }
-"""Lowest and highest value of a setting, both allowed; infinity is not."""
+"""Lowest and highest allowed value of a setting; infinity itself is never allowed."""
 
 _POSITIVE = ("learning_rate", "logging_steps", "save_steps", "eval_steps")
 _BETWEEN_0_AND_1 = ("validation_fraction",)
@@ -43,14 +48,17 @@ _BELOW_1 = ("adam_beta1", "adam_beta2")
 
 _NEEDED_FOR_METRICS = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
 _LABEL_NAMES = ["labels"]
-_MAPPINGS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs")
+_CHECKPOINTING = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+"""One argument, under the names that it has in different versions of transformers."""
+
+_MAPPINGS = ("lr_scheduler_kwargs", *_CHECKPOINTING)
 
 
 def check_values(data_args: Any, args: Any) -> None:
-    """Check `DataArguments` and `FinetuneArguments` by their values alone.
+    """Check the values of `DataArguments` and `FinetuneArguments`.
 
     Raises:
-        InputError: there is no such task, or a value is outside its range; the message names the first one.
+        InputError: there is no such task, or a value is outside its range; the message names the first such value.
     """
     task = get_task(data_args.task_name)
     values = {**vars(data_args), **vars(args)}
@@ -67,10 +75,13 @@ def check_values(data_args: Any, args: Any) -> None:
     _require("max_steps", args.max_steps, steps, lambda v: 1 <= v <= _LARGEST or v == -1)
     if args.max_steps == -1:
         _require("num_train_epochs", args.num_train_epochs, "positive", lambda v: v > 0)
+    for name, value in values.items():
+        if isinstance(value, int):
+            _require(name, value, "below 2^63", lambda v: abs(v) < 2**63)
     for name, needed in _NEEDED_FOR_METRICS.items():
         if values[name] != needed:
-            raise InputError(f"{name} must be {str(needed).lower()}, or there are no metrics: leave it out.")
-    for name in _MAPPINGS:  # activation checkpointing had another name before
+            raise InputError(f"{name} must be {str(needed).lower()}, otherwise there are no metrics: leave it out.")
+    for name in _MAPPINGS:
         if not isinstance(values.get(name), dict | None):
             raise InputError(f"{name} must be a JSON mapping, not {values[name]}.")
     if args.label_names not in (None, _LABEL_NAMES):
@@ -82,7 +93,7 @@ def check_values(data_args: Any, args: Any) -> None:
 
 
 def check_batches(splits: Mapping[str, Sized], args: Any) -> None:
-    """Raise an `InputError` if a split has no whole batch and `dataloader_drop_last` leaves it out."""
+    """Raise an `InputError` if `dataloader_drop_last` leaves a split without a batch."""
     if not args.dataloader_drop_last:
         return
     for name, examples in splits.items():
@@ -95,17 +106,56 @@ def check_batches(splits: Mapping[str, Sized], args: Any) -> None:
             )
 
 
-def check_optimizer(model: Any, args: Any) -> None:
-    """Raise an `InputError` if the optimizer of the arguments refuses `optim_args`, or is not installed."""
+def check_trainer(trainer: Trainer) -> None:
+    """Create what training needs, and discard it: arguments that a library refuses are found before training.
+
+    Raises:
+        InputError: the optimizer, its schedule, the data loader or activation checkpointing refuses its arguments, or
+            is not installed.
+    """
+    args: Any = trainer.args
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # which create both for the sharded model
+        with _refused(f"optim {args.optim.value}", optim_args=args.optim_args):
+            trainer.create_optimizer()
+        with _refused(
+            f"lr_scheduler_type {args.lr_scheduler_type.value}", lr_scheduler_kwargs=args.lr_scheduler_kwargs
+        ):
+            trainer.create_scheduler(num_training_steps=100)
+        trainer.optimizer = trainer.lr_scheduler = None
+    with _refused("dataloader_persistent_workers"):
+        DataLoader(
+            [0],  # type: ignore[arg-type]
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+        )
+    with _refused("use_liger_kernel"):
+        if args.use_liger_kernel:
+            importlib.import_module("liger_kernel")
+    for name in _CHECKPOINTING:
+        given = getattr(args, name, None) or {}
+        options = {key: value for key, value in given.items() if key not in ("every_n_layers", "offload")}
+        with _refused(f"{name} {given}"):  # Trainer uses these two itself, PyTorch the others
+            checkpoint(
+                torch.nn.Identity(), torch.zeros(1, requires_grad=True), **(options or {"use_reentrant": False})
+            )
+
+
+@contextmanager
+def _refused(what: str, **options: object) -> Iterator[None]:
+    """Turn any error of a library into an `InputError` that names the argument and its options."""
     try:
-        optimizer, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        optimizer(**{"params": [torch.nn.Parameter(torch.zeros(1))], **options})
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        given = "" if args.optim_args is None else f" with optim_args {args.optim_args}"
-        raise InputError(f"optim {args.optim.value}{given} cannot be used: {error}") from error
+        yield
+    except Exception as error:
+        given = "".join(f" with {name} {value}" for name, value in options.items() if value is not None)
+        raise InputError(f"{what}{given} cannot be used: {error}") from error
+
+
+def is_number(value: float) -> bool:
+    """Whether the value is finite; integers always are, at any number of digits."""
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def _require(name: str, value: float | None, rule: str, holds: Any) -> None:
-    """None is a value that was not given."""
-    if value is not None and not (math.isfinite(value) and holds(value)):
-        raise InputError(f"{name} must be {rule}, not {value:g}.")
+    """Raise an `InputError` unless the value obeys the rule; None stands for a value that was not given."""
+    if value is not None and not (is_number(value) and holds(value)):
+        raise InputError(f"{name} must be {rule}, not {value}.")

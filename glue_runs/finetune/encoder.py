@@ -1,4 +1,4 @@
-"""Which pretrained encoder a name stands for."""
+"""Loads the pretrained encoder and its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..tasks.glue import Task
 
 MINILM = "minilm"
-"""Short for sentence-transformers/all-MiniLM-L6-v2 as the `demo` extra installs it."""
+"""Short name of sentence-transformers/all-MiniLM-L6-v2, which the `demo` extra installs."""
 
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -26,20 +26,20 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     with _named_in_errors(name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(locate(name_or_path))
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        # Where the files are missing, transformers builds one that takes every word for unknown.
+        # If the files are missing, transformers builds a tokenizer that knows no word.
         raise InputError(
-            f"Model {name_or_path!r} has no tokenizer: save it there, too, by tokenizer.save_pretrained(folder)."
+            f"Model {name_or_path!r} has no tokenizer: save it there with tokenizer.save_pretrained(folder)."
         )
     return tokenizer
 
 
 def load_model(name_or_path: str, task: Task) -> PreTrainedModel:
-    """Encoder with a head for `task`, one for a regression if the task has no labels.
+    """Encoder with a classification head for `task`, or a regression head if the task has no labels.
 
-    The head is a fresh one, unless the weights bring one of that shape.
+    The head is newly initialized, unless the weights include one of the same shape.
 
     Raises:
-        InputError: there is no such model, its files are damaged, or installed weights are not the expected ones.
+        InputError: there is no such model, its files are damaged, or the installed weights are not the expected ones.
     """
     id2label = dict(enumerate(task.labels))
     head: dict[str, Any] = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
@@ -63,7 +63,7 @@ def _named_in_errors(name_or_path: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # a damaged file is reported by whichever library reads it
+    except Exception as error:  # each library reports a damaged file in its own way
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"Model {name_or_path!r} cannot be loaded: {reason}") from error
 

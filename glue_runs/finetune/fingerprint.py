@@ -1,9 +1,10 @@
-"""What a run is trained on, in three digests: its name tells a path, and what lies there may change."""
+"""Three digests of what a run is trained on: the path alone does not tell, since its content may change."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,24 @@ _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "
 def fingerprint(model_name_or_path: str, examples: DatasetDict) -> dict[str, str]:
     """SHA-256 of `weights`, `tokenizer` and tokenized `examples`, in hexadecimal.
 
-    Weights include the configuration of the model. Those of a name on the Hub, and its tokenizer, are the commit that
-    is in the cache; without one they are left out.
+    The weights include the configuration of the model. For a model on the Hub, `weights` and `tokenizer` are the
+    commit in the cache, and are left out if there is none.
 
     Args:
-        model_name_or_path: as `load_model` takes it.
+        model_name_or_path: as for `load_model`.
         examples: as `tokenize` returns them.
     """
-    return {**_encoder(locate(model_name_or_path)), "examples": _digest_of_examples(examples)}
+    return {**fingerprint_encoder(model_name_or_path), "examples": _digest_of_examples(examples)}
+
+
+def changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Names of the digests that differ; a digest that either side lacks is not compared."""
+    return [part for part in now if before.get(part, now[part]) != now[part]]
+
+
+def fingerprint_encoder(model_name_or_path: str) -> dict[str, str]:
+    """`fingerprint` without the examples; unchanged files are read once per process."""
+    return _encoder(locate(model_name_or_path))
 
 
 def _encoder(name_or_path: str) -> dict[str, str]:
@@ -44,8 +55,17 @@ def _encoder(name_or_path: str) -> dict[str, str]:
 
 
 def _digest_of_files(folder: Path, patterns: Iterable[str]) -> str:
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return _digest(
+        tuple((path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()])
+    )
+
+
+@lru_cache
+def _digest(files: tuple[tuple[Path, int, int, int], ...]) -> str:
+    """SHA-256 of files, each given with its inode, size in bytes and time of change in nanoseconds."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+    for path, *_ in files:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(2**20):

@@ -1,4 +1,4 @@
-"""Command lines and argument files, both checked by argparse, and a help that fits on a screen or two."""
+"""Parses command lines and argument files, both checked by argparse, with a help of one or two screens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +16,18 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..errors import InputError
-from ..redaction import redact
+from ..redaction import printable, report_error
 from ..tasks.files import check_is_file
 
 
 class Parser(HfArgumentParser):
-    """Arguments that are dataclass fields, by their full names.
+    """Parser of arguments that are dataclass fields, given by their full names.
 
     Args:
-        dataclass_types: as `HfArgumentParser` takes them.
+        dataclass_types: as for `HfArgumentParser`.
         groups: names of fields by the title of their group in the help.
-        rest: title of the group of all other fields, which only `--help_training` lists. None: there are none.
-        kwargs: as `argparse.ArgumentParser` takes them.
+        rest: title of the group of all other fields, which only `--help_training` lists; None if there are none.
+        kwargs: as for `argparse.ArgumentParser`.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Parser(HfArgumentParser):
             self._group_of |= dict.fromkeys(names, self.add_argument_group(title))
         self._rest = None if rest is None else self.add_argument_group(rest)
         if rest is not None:
-            self.add_argument("--help_training", action=_HelpTraining, help=f"List the {rest}, too.")
+            self.add_argument("--help_training", action=_HelpTraining, help=f"Also list the {rest}.")
         alone = isinstance(dataclass_types, type)
         self.dataclass_types = [dataclass_types] if alone else list(dataclass_types)
         for dataclass_type in self.dataclass_types:
@@ -66,11 +67,14 @@ class Parser(HfArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """One line, where argparse would print the usage of some 150 arguments before it."""
-        self.exit(2, f"error: {redact(' '.join(message.split()))} (see --help)\n")
+        """Print one line, without the usage of some 150 arguments that argparse would print first."""
+        sys.exit(report_error(f"{message} (see --help)", 2))
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As argparse does, which makes an empty list of `--name=--`, whatever the type of the argument."""
+        """As argparse does, but text that is not UTF-8, and `--name=--` for a single value, are errors."""
+        for word in args[0] if args and args[0] is not None else sys.argv[1:]:
+            if printable(word) != word:
+                self.error(f"{printable(word)!r} is not UTF-8 text: rename it.")
         values, rest = super().parse_known_args(*args, **kwargs)
         for name, value in vars(values).items():
             if value == [] != self.get_default(name):
@@ -78,27 +82,27 @@ class Parser(HfArgumentParser):
         return values, rest
 
     def into_dataclasses(self, argv: list[str]) -> tuple[Any, ...]:
-        """As `parse_args_into_dataclasses`, but unknown arguments are an error of the parser's.
+        """As `parse_args_into_dataclasses`, but unknown arguments are errors.
 
-        No `.args` file beside the program is read: it would change what is trained and not the identity of a run.
+        A `.args` file next to the program is not read: it would change the training but not the identity of a run.
 
         Raises:
-            InputError: a value is refused by a dataclass.
+            InputError: a dataclass refuses a value.
         """
         values = vars(self.parse_args(argv))
         return tuple(self.construct(dataclass_type, values) for dataclass_type in self.dataclass_types)
 
     @staticmethod
     def construct(dataclass_type: type, values: Mapping[str, Any]) -> Any:
-        """An instance of the dataclass from the parsed values; `InputError` where it refuses one of them."""
+        """An instance of the dataclass from the parsed values; `InputError` if it refuses one of them."""
         names = {field.name for field in dataclasses.fields(dataclass_type) if field.init}
         try:
             return dataclass_type(**{name: value for name, value in values.items() if name in names})
-        except Exception as error:  # TrainingArguments refuses values by errors of any kind
+        except Exception as error:  # TrainingArguments raises errors of any kind
             raise InputError(f"{error}") from error
 
     def given(self, argv: list[str]) -> dict[str, Any]:
-        """Values of those arguments that the command line gives, by name, however they are spelled."""
+        """Values of the arguments that the command line gives, by name, in whichever spelling."""
         defaults = argparse.Namespace(**dict.fromkeys(self._names, _NOT_GIVEN))
         values = vars(self._without_required.parse_args(argv, defaults))
         return {name: value for name, value in values.items() if value is not _NOT_GIVEN}
@@ -115,10 +119,10 @@ class Parser(HfArgumentParser):
         return parser
 
     def words(self, path: str) -> list[str]:
-        """The command line that a JSON or YAML file stands for.
+        """The command line that is equivalent to a JSON or YAML file.
 
         Raises:
-            InputError: it is not a mapping of names to values, or a name stands there twice.
+            InputError: the file does not map names to values, or gives a name more than once.
         """
         try:
             check_is_file(Path(path))
@@ -129,7 +133,7 @@ class Parser(HfArgumentParser):
 
     def _words(self, loader: _Loader, node: yaml.Node | None) -> list[str]:
         if not isinstance(node, yaml.MappingNode):
-            raise InputError("they must be a mapping of names to values.")
+            raise InputError("the file must map names to values.")
         loader.check_unique(node)
         words: list[str] = []
         for key, value in node.value:
@@ -150,7 +154,7 @@ class Parser(HfArgumentParser):
 
 
 class FileParser(Parser):
-    """A parser whose errors are to be completed by the name of the file."""
+    """A parser of arguments from a file, which raises `InputError`; the caller adds the name of the file."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -159,7 +163,7 @@ class FileParser(Parser):
 _NOT_GIVEN = object()
 
 _JSON_LISTS = {"lbe_target_modules"}
-"""Lists that are JSON on the command line."""
+"""Lists that are given as JSON on the command line."""
 
 
 class _HelpTraining(argparse.Action):
@@ -172,7 +176,7 @@ class _HelpTraining(argparse.Action):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """One spelling of each argument, the default behind its help, and the description as it is written."""
+    """Shows one spelling of each argument, its default after its help, and the description unchanged."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=119)
@@ -184,8 +188,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return f"{_long(action)} {values}".strip()
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        tells_it = "default" in (action.help or "").lower()
-        if action.default in (None, argparse.SUPPRESS) or action.nargs == 0 or action.required or tells_it:
+        names_it = "default" in (action.help or "").lower()
+        if action.default in (None, argparse.SUPPRESS) or action.nargs == 0 or action.required or names_it:
             return action.help
         return f"{action.help or ''} (default: {_words_of_default(action.default)})"
 
@@ -206,13 +210,13 @@ def _type_name(action: argparse.Action) -> str:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML in which `5e-5` is a number, as in YAML 1.2 and JSON, and a key stands once."""
+    """YAML in which `5e-5` is a number, as in YAML 1.2 and JSON, and keys are unique."""
 
     def check_unique(self, node: yaml.MappingNode) -> None:
         names = [str(key.value).replace("-", "_") for key, _ in node.value]
         for name in names:
             if names.count(name) > 1:
-                raise InputError(f"{name} stands there more than once.")
+                raise InputError(f"{name} is given more than once.")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self.check_unique(node)
@@ -226,7 +230,7 @@ _Loader.add_implicit_resolver(
 
 def _scalar(name: str, node: yaml.ScalarNode) -> list[str]:
     if node.tag == "tag:yaml.org,2002:null":
-        raise InputError(f"{name} is null: leave it out to take its default.")
+        raise InputError(f"{name} is null: leave it out to use its default.")
     return [f"--{name}={node.value}"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,9 +15,10 @@ from transformers.utils import logging
 from lbe_hf.model_card import name_card
 
 from ..errors import InputError
-from ..redaction import redact
+from ..redaction import redact, report_error
 from .arguments import FinetuneArguments
 from .card import CARD_NAME
+from .output import repository
 from .parser import Parser
 from .record import read_record
 
@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 _LEFT_OUT = ["_*", "checkpoint-*", "*/checkpoint-*", "*.tmp"]
 _HINTS = {
-    401: "it does not accept the token, or got none (401): log in with `hf auth login`, or set HF_TOKEN",
+    401: "the token is missing or not accepted (401): log in with `hf auth login`, or set HF_TOKEN",
     403: "the token may not write there (403): give one that may, or another repository",
 }
 
@@ -36,59 +36,61 @@ class NoModelError(InputError):
 
 
 class PushError(Exception):
-    """A push failed; the message says why and how to do it later."""
+    """A push failed; the message gives the reason and how to push later."""
 
 
 @dataclass
 class PushArguments:
-    """Where to, and as whom."""
+    """The repository, and the token to push with."""
 
     hub_model_id: str | None = field(
         default=None, metadata={"help": "Repository. Default: that of the run, else the name of the folder."}
     )
     hub_token: str | None = field(
-        default=None, metadata={"help": "Token to push with. Default: HF_TOKEN, or that of `hf auth login`."}
+        default=None, metadata={"help": "Token to push with. Default: HF_TOKEN, or the one of `hf auth login`."}
     )
     hub_private_repo: bool | None = field(
-        default=None, metadata={"help": "Whether the repository is private if it is new. Default: as the run says."}
+        default=None, metadata={"help": "Whether a new repository is private. Default: as for the run."}
     )
     hub_revision: str | None = field(default=None, metadata={"help": "Branch. Default: that of the run, else main."})
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0; 1 if the push failed; 2, with one line on standard error, for input that cannot be pushed."""
+    """Push a run; return 0, or after one line on stderr 1 if the push failed and 2 for input that cannot be pushed."""
     parser = Parser(PushArguments, prog="python -m glue_runs.push")
     parser.add_argument("folder", help="Output folder of a run, with its model.")
     given = vars(parser.parse_args(argv))
-    return push_or_say_why(Path(given.pop("folder")), PushArguments(**given))
+    return push_and_report(Path(given.pop("folder")), PushArguments(**given))
 
 
-def push_or_say_why(folder: Path, options: PushArguments) -> int:
-    """`push`, and a line that says how it went; the exit code as for `main`."""
+def push_and_report(folder: Path, options: PushArguments) -> int:
+    """`push`, and print the result in one line; the exit code is as for `main`."""
     try:
         print(f"pushed to {push(folder, options)}")
-    except (InputError, PushError) as error:
-        print(f"error: {redact(str(error), options.hub_token)}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+    except (InputError, OSError, PushError) as error:
+        return report_error(error, 1 if isinstance(error, PushError) else 2, options.hub_token)
     return 0
 
 
 def push(folder: Path, options: PushArguments) -> str:
-    """Create the repository if need be, upload the folder without its checkpoints, and return the URL.
+    """Create the repository if necessary, upload the folder without its checkpoints, and return the URL.
 
     Raises:
         NoModelError: the folder holds no model.
         InputError: a file in it is a link, or its record is damaged.
-        PushError: the Hub cannot be reached, or does not let us.
+        PushError: the Hub cannot be reached or refuses the push, or the run diverged.
     """
     if not (folder / CONFIG_NAME).is_file():
         raise NoModelError(f"{folder} holds no model: give the output folder of a run that has kept its model.")
     link = _first_link(folder)
     if link is not None:
-        raise InputError(f"{link} is a link, and what it points to is not pushed: give or put there a copy.")
-    config = (read_record(folder) or {}).get("config", {})
+        raise InputError(f"{link} is a link, and links are not pushed: replace it by a copy.")
+    record = read_record(folder) or {"config": {}, "diverged": False}
+    if record["diverged"]:
+        raise PushError(f"{folder} was not pushed: its run diverged, and its model is of no use.")
+    config = record["config"]
     chosen = {name: _chosen(options, config, name) for name in ("hub_model_id", "hub_private_repo", "hub_revision")}
-    repo = chosen["hub_model_id"] or folder.absolute().name
+    repo = repository(chosen["hub_model_id"], folder)
     api = HfApi(token=options.hub_token, library_name="lbe_hf")
     try:
         url = api.create_repo(repo, private=chosen["hub_private_repo"], exist_ok=True)
@@ -102,7 +104,7 @@ def push(folder: Path, options: PushArguments) -> str:
         )
     except HFValidationError as error:
         raise InputError(" ".join(str(error).split())) from error
-    except Exception as error:  # of HTTP, of the network, of Xet: whatever it is, the folder can be pushed later
+    except Exception as error:  # of HTTP, of the network, of Xet: the folder can be pushed later
         later = f"python -m glue_runs.push {folder} --hub_model_id {repo}"
         raise PushError(
             f"{repo} was not pushed: {_reason(error, api.endpoint)}. The result is safe in {folder}; "
@@ -112,8 +114,8 @@ def push(folder: Path, options: PushArguments) -> str:
 
 
 def hub_is_ready(args: FinetuneArguments) -> bool:
-    """Whether the repository of a run exists now, and a warning if not: a run should not be lost to the Hub."""
-    repo = args.hub_model_id or Path(args.output_dir).absolute().name
+    """Create the repository of a run; False, with a warning, if that fails: the run itself goes ahead."""
+    repo = repository(args.hub_model_id, args.output_dir)
     try:
         HfApi(token=args.hub_token).create_repo(repo, private=args.hub_private_repo, exist_ok=True)
     except HFValidationError as error:
@@ -126,7 +128,7 @@ def hub_is_ready(args: FinetuneArguments) -> bool:
 
 
 def _first_link(folder: Path) -> Path | None:
-    """The folder if it is a link, else a link among what would be uploaded."""
+    """The folder if it is a link, else the first link among the files to upload."""
     if folder.is_symlink():
         return folder
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink())
@@ -135,9 +137,9 @@ def _first_link(folder: Path) -> Path | None:
 
 
 def _chosen(options: PushArguments, config: dict[str, Any], name: str) -> Any:
-    told = getattr(options, name)
+    given = getattr(options, name)
     recorded = config.get(name)
-    return recorded if told is None and recorded != "None" else told
+    return recorded if given is None and recorded != "None" else given
 
 
 def _reason(error: BaseException, endpoint: str) -> str:
@@ -145,5 +147,9 @@ def _reason(error: BaseException, endpoint: str) -> str:
     while cause is not None and not isinstance(cause, HfHubHTTPError):
         cause = cause.__cause__
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-    said = " ".join(str(error if cause is None else cause).split())
-    return f"{endpoint} says: {_HINTS.get(status, said)}" if status else f"{endpoint}: {said or type(error).__name__}"
+    message = " ".join(str(error if cause is None else cause).split())
+    return (
+        f"{endpoint} answers: {_HINTS.get(status, message)}"
+        if status
+        else f"{endpoint}: {message or type(error).__name__}"
+    )

@@ -1,4 +1,4 @@
-"""The record that a run leaves behind: one JSON file, there as a whole or not at all."""
+"""The record of a run: one JSON file that is written as a whole or not at all."""
 
 # Without `from __future__ import annotations`: the types of `Record` are read when a record is.
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -23,14 +24,16 @@ from ..errors import InputError
 RESULT_NAME = "result.json"
 
 COMPARE_BY = ["task", "model", "protocol", "fixed_settings"]
-"""What two runs must share to be compared."""
+"""Fields that two runs must share to be compared."""
+
+_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 HYPERPARAMETERS = ["learning_rate", "alpha", "beta"]
-"""What is chosen by validation."""
+"""Fields that are chosen by validation scores."""
 
 
 class Record(TypedDict):
-    """What each run leaves, as `run.run` describes it; there may be more."""
+    """The required fields of a record, as `run.run` describes them; others may be added."""
 
     metrics: dict[str, dict[str, float | int]]
     history: list[dict[str, Any]]
@@ -41,19 +44,19 @@ class Record(TypedDict):
     examples_per_second: float | int | None
     peak_memory_mib: float | int | None
     diverged: bool
-    """Whether the loss or the weights did; False in records that do not tell."""
+    """Whether a loss or a weight is not finite; False in records without this field."""
 
 
 def write_json(path: Path, content: Any) -> None:
-    """As `write_text`, in JSON."""
+    """Write the content as JSON, as `write_text` does."""
     write_text(path, json.dumps(content, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the file so that a reader, or a crash, finds the old content or the new one."""
+    """Write the file atomically: after a crash, and for every reader, it holds the old content or the new one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -65,21 +68,33 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> Any:
     """Content of the file; `InputError` if it is damaged or cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_int=_parse_int)
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode(
+                "utf-8"
+            )  # a pair of surrogates is a character, a single one raises
+        return content
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give yourself the right to read it.") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): delete it and start again.") from error
 
 
+def _parse_int(digits: str) -> int:
+    if abs(value := int(digits)) >= 2**63:
+        raise ValueError(f"{digits[:20]}... has too many digits")
+    return value
+
+
 def check_shape(path: Path, content: Any, shape: type[Any], what: str) -> None:
-    """Raise unless `content`, read from `path`, is a dictionary with at least the fields of a `TypedDict`.
+    """Check that `content`, read from `path`, is a dictionary with at least the fields of a `TypedDict`.
 
     Args:
         path: named in the error.
-        content: what is checked.
-        shape: the `TypedDict`, of a module without postponed annotations.
-        what: name of what the content should be, as in "the record of a run".
+        content: the content to check.
+        shape: the `TypedDict`, from a module without postponed annotations.
+        what: what the content should be, as in "the record of a run".
 
     Raises:
         InputError: a field is missing or has another type.
@@ -93,16 +108,16 @@ def check_shape(path: Path, content: Any, shape: type[Any], what: str) -> None:
 
 
 def wrong_content(path: Path, what: str, reason: str) -> InputError:
-    """The error of a file that can be read but is not what it should be."""
+    """The error for a file that can be read but holds something else."""
     reason = " ".join(reason.split()).rstrip(".")
     return InputError(f"{path} is not {what} ({reason}): delete it and start again.")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of the run in this folder, or None if it is not done.
+    """The record of the run in this folder, or None if the run is not done.
 
     Raises:
-        InputError: the file is damaged, or is not a record.
+        InputError: the file is damaged, or does not hold a record.
     """
     path = folder / RESULT_NAME
     if not path.is_file():
@@ -125,7 +140,7 @@ def history(state: TrainerState) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, str]:
-    """Device, and the versions of what the figures depend on."""
+    """The device, and the versions of the packages that the results depend on."""
     cuda = torch.cuda.is_available()
     packages = ("lbe-hf", "torch", "transformers", "accelerate", "datasets")
     return {
@@ -136,18 +151,20 @@ def environment() -> dict[str, str]:
 
 
 def reset_peak_memory() -> None:
-    """Start `peak_memory_mib` anew, where the system can: on a GPU, and on Linux."""
+    """Reset `peak_memory_mib` where the system supports it: on a GPU, and on Linux."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
-        with contextlib.suppress(OSError):  # not permitted everywhere; the peak is then that since the process began
+        with contextlib.suppress(
+            OSError
+        ):  # not permitted everywhere; then, the peak counts from the start of the process
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mib() -> float | None:
-    """Most memory since the reset, in MiB: what PyTorch allocated on the GPU, else what the process held.
+    """Peak memory since the reset, in MiB: allocated by PyTorch on the GPU, or else resident in the process.
 
-    None where the system does not tell.
+    None where the system does not report it.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20

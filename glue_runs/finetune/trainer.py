@@ -1,4 +1,4 @@
-"""`LBETrainer` that resumes exactly, with pushes to the Hub that hold one run and report what went wrong."""
+"""`LBETrainer` that resumes exactly, pushes one run only, and reports failed pushes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.get_logger(__name__)
 
 
 class GlueTrainer(LBETrainer):
-    """`LBETrainer` that makes no step after the last, pushes one run, and reports what went wrong."""
+    """`LBETrainer` that never steps past `max_steps`, pushes one run only, and reports failed pushes."""
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Trainer compares with max_steps after each step only: resumed where no step is left, it would make another.
+        # Trainer compares with max_steps only after a step: resumed with no step left, it would make another one.
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
@@ -27,7 +27,7 @@ class GlueTrainer(LBETrainer):
         """As `Trainer.push_to_hub`.
 
         Raises:
-            ValueError: the output folder holds those of other runs, whose checkpoints would be pushed, too.
+            ValueError: the output folder contains other runs, whose checkpoints would also be pushed.
         """
         nested = nested_checkpoint(Path(str(self.args.output_dir)))
         if nested is not None:
@@ -49,7 +49,7 @@ class GlueTrainer(LBETrainer):
             super()._push_from_checkpoint(checkpoint_folder)
         else:
             logger.warning_once(
-                f"Nothing is pushed: {nested} would go with it. Give each run an output_dir of its own."
+                f"Nothing is pushed: {nested} would be pushed, too. Give each run an output_dir of its own."
             )
 
     def _finish_current_push(self) -> None:
@@ -58,7 +58,7 @@ class GlueTrainer(LBETrainer):
 
 
 def report_failed_pushes(push: PushInProgress | None) -> None:
-    """Warn of each push in the background that failed, once: Trainer asks only whether they are over."""
+    """Warn once of each background push that failed: Trainer only checks whether they have ended."""
     if push is None:
         return
     jobs: list[Future[Any]] = push.jobs  # type: ignore[assignment]
@@ -68,11 +68,11 @@ def report_failed_pushes(push: PushInProgress | None) -> None:
         error = None if job.cancelled() else job.exception()
         if error is not None:
             reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-            logger.warning(f"A push to the Hub failed in the background, training goes on: {reason}")
+            logger.warning(f"A push to the Hub failed in the background; training continues: {reason}")
 
 
 def nested_checkpoint(output_dir: Path) -> Path | None:
-    """A checkpoint of another run inside `output_dir`, which Trainer would push: it leaves out those of its own."""
+    """A checkpoint of another run inside `output_dir`, which Trainer would push: it leaves out only its own."""
     own = f"{PREFIX_CHECKPOINT_DIR}-*"
     folders = (path for path in output_dir.glob("*/") if not path.match(own) and not path.name.startswith("_"))
     return next((nested for folder in folders for nested in folder.rglob(own) if nested.is_dir()), None)

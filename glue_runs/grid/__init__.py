@@ -1,1 +1,1 @@
-"""Many runs: `python -m glue_runs.grid --help`."""
+"""Many fine-tuning runs: `python -m glue_runs.grid --help`."""

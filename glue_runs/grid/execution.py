@@ -1,4 +1,4 @@
-"""One run of a grid, in whichever process it is done."""
+"""Executes one run of a grid, in any process."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from typing import Any
 
 import torch
 
+from ..analysis.shapes import TRAINED_ON
 from ..analysis.store import ERROR_NAME, GridFolder
 from ..errors import InputError
 from ..finetune.arguments import parse
 from ..finetune.card import write_card
 from ..finetune.checkpoints import DamagedCheckpointError, checkpoints, is_complete
+from ..finetune.fingerprint import changed_parts, fingerprint_encoder
 from ..finetune.record import RESULT_NAME, write_json
 from ..finetune.run import prepare
 from ..finetune.run import run as finetune
-from ..redaction import redact
+from ..redaction import printable, redact
 from ..tasks.glue import get_task
 from .plan import Run
 from .progress import show_run
-from .reuse import TRAINED_ON
 
 AFTER_A_DEATH = 10
-"""Seconds to wait for the lock of a process that died: its data loaders hold on to it for some of them."""
+"""Seconds to wait for the lock of a process that died: its data loaders keep it for some seconds."""
 
 Failure = tuple[int, int, int]
-"""Which file reports that a run failed: its inode, its size in bytes, and its time of change in nanoseconds."""
+"""Identifies the `error.txt` of a failure: inode, size in bytes, and time of change in nanoseconds."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was known of a run as the grid started."""
+    """What was known of a run when the grid started."""
 
     failure: Failure | None = None
-    """The failure that it has left; two are the same only if they are one."""
+    """The failure that an earlier attempt left."""
     trained_on: dict[str, str] | None = None
-    """Digests of the weights and examples that it is wanted with."""
+    """Digests of the weights and examples that the grid recorded for it."""
 
 
 def see(folder: GridFolder, name: str) -> Seen:
@@ -53,29 +54,32 @@ def see(folder: GridFolder, name: str) -> Seen:
 
 
 def attempt(folder: GridFolder, run: Run, before: Seen, patience: float = 1) -> str | None:
-    """Do a run unless it is done, another process is doing it, or it failed in the meantime.
+    """Do a run unless it is done, another process is doing it, or it has failed since the grid started.
 
     Args:
-        folder: where it goes.
-        run: what it is.
-        before: what was known of it as the grid started. With another failure it failed in the meantime; with other
-            digests another grid wants it trained on something else than is loaded here.
-        patience: seconds to wait for another process to let go of it; who only asks for its state does so at once.
+        folder: receives its files.
+        run: the run.
+        before: what was known of the run when the grid started. A new failure means that another process tried it
+            since; new digests mean that another grid wants it trained on something else.
+        patience: seconds to wait for its lock, which a process that only asks for its state releases at once.
 
     Returns:
-        A line that reports how it went; None if it was left alone.
+        A line that reports the result; None if the run was left alone.
     """
     try:
         with folder.lock(run.name, timeout=patience) as ours:
-            now = see(folder, run.name)
-            failed_elsewhere = now.failure not in (None, before.failure)
-            if not ours or failed_elsewhere or folder.state(run.name) == "done":
+            if not ours or folder.state(run.name) == "done":
                 return None
-            if now.trained_on != before.trained_on:
-                return f"{run.name}: left alone, another grid in this folder wants it trained on something else"
-            line = execute(folder.run_dir(run.name), run)
-    except (InputError, OSError) as error:  # there is no place for the lock
-        line = f"failed: {error}"
+            with folder.lock("grid"):  # until the run has begun, no other grid may change its digests
+                now = see(folder, run.name)
+                if now.failure not in (None, before.failure):
+                    return None
+                if now.trained_on != before.trained_on:
+                    return f"{run.name}: left alone, because another grid in this folder trains it on something else"
+                folder.run_dir(run.name).mkdir(exist_ok=True)
+            line = execute(folder.run_dir(run.name), run, now.trained_on)
+    except Exception as error:  # as where the lock cannot be written; the other runs continue
+        line = f"failed: {redact(printable(str(error)))}"
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -83,34 +87,39 @@ def attempt(folder: GridFolder, run: Run, before: Seen, patience: float = 1) -> 
 
 
 def abandon(folder: GridFolder, run: Run, reason: str) -> str | None:
-    """Give up a run whose process died, and report it in a line; None if another process has taken it over."""
+    """Record that the process of a run died, and report it in a line; None if another process took the run over."""
     try:
         with folder.lock(run.name, timeout=AFTER_A_DEATH) as ours:
             if not ours or folder.state(run.name) == "done":
                 return None
             line = give_up(folder.run_dir(run.name), reason, reason)
-    except (InputError, OSError) as error:
-        line = f"failed: {reason} ({error})"
+    except Exception as error:
+        line = f"failed: {reason} ({redact(printable(str(error)))})"
     return f"{run.name}: {line}"
 
 
-def execute(path: Path, run: Run) -> str:
-    """Do one run, from its last usable checkpoint if it has one, and report in a line how it went."""
+def execute(path: Path, run: Run, trained_on: dict[str, str] | None = None) -> str:
+    """Do one run, from its last usable checkpoint if there is one, and report the result in a line."""
     try:
+        changed = changed_parts(trained_on or {}, fingerprint_encoder(run.model))
+        if changed:
+            raise InputError(
+                f"The {' and '.join(changed)} of {run.model} changed after the grid started: start it again."
+            )
         return _execute(path, run)
-    except Exception as error:  # whatever it is, the other runs go on
+    except Exception as error:  # of any kind; the other runs continue
         return give_up(path, str(error) or repr(error), traceback.format_exc())
 
 
 def give_up(path: Path, reason: str, details: str) -> str:
-    """Leave in the folder of a run why it failed, in detail, and report the reason in a line.
+    """Write the details of a failure into the folder of a run, and report the reason in a line.
 
-    That the folder cannot be written may be the very reason.
+    If the details cannot be written, the line adds why: that may be the reason of the failure itself.
     """
-    line = f"failed: {redact(reason.splitlines()[0])}"
+    line = f"failed: {redact(printable(reason.splitlines()[0]))}"
     try:
         path.mkdir(exist_ok=True)
-        (path / ERROR_NAME).write_text(redact(details), encoding="utf-8")
+        (path / ERROR_NAME).write_text(redact(printable(details)), encoding="utf-8")
     except OSError as error:
         line += f" ({ERROR_NAME} cannot be written: {error})"
     return line
@@ -119,10 +128,10 @@ def give_up(path: Path, reason: str, details: str) -> str:
 def _execute(path: Path, run: Run) -> str:
     path.mkdir(exist_ok=True)
     found = checkpoints(path)
-    usable = [checkpoint for checkpoint in found if is_complete(checkpoint, with_targets=run.beta > 0)]
+    usable = [checkpoint for checkpoint in found if is_complete(checkpoint, run.beta)]
     notes = [f"{checkpoint.name} is incomplete" for checkpoint in found if checkpoint not in usable]
     for leftover in path.iterdir():
-        if leftover.is_file() or leftover.is_symlink():
+        if leftover.is_symlink() or not leftover.is_dir():  # a named pipe, too
             leftover.unlink()
         elif leftover not in usable:
             shutil.rmtree(leftover)
@@ -135,12 +144,12 @@ def _execute(path: Path, run: Run) -> str:
             break
         except DamagedCheckpointError as error:
             assert checkpoint is not None
-            damage = damage or repr(error.__cause__)  # and not the error, whose frames hold the model
+            damage = damage or repr(error.__cause__)  # not the error itself, whose frames keep the model in memory
             notes.append(str(error).replace(str(checkpoint), checkpoint.name))
-            # Where Trainer does not count it among the checkpoints that it keeps.
+            # Under this name, Trainer does not count it among the checkpoints that it keeps.
             set_aside[checkpoint] = checkpoint.rename(path / f"_{checkpoint.name}")
         except Exception as error:
-            if repr(error) == damage:  # the run's own, which says nothing against the checkpoints
+            if repr(error) == damage:  # the run itself fails: the checkpoints may be intact
                 for name, place in set_aside.items():
                     if not name.exists():
                         place.rename(name)

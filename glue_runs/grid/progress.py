@@ -1,4 +1,4 @@
-"""What a grid shows while it works: a bar for the grid, a bar for the run, and a line for each finished run."""
+"""Progress of a grid: one bar for the grid, one for the current run, and a line for each finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 
 class RunBar(TrainerCallback):
-    """One bar below that of the grid, in place of what Trainer prints."""
+    """A bar below the one of the grid; it replaces the output of Trainer."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,7 +32,7 @@ class RunBar(TrainerCallback):
 
 
 def show_run(trainer: Trainer, name: str) -> None:
-    """Replace what the trainer shows of its progress: with nothing where other processes do runs, too."""
+    """Replace the progress output of the trainer by one bar, or by nothing in a worker process."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     if multiprocessing.parent_process() is None:
@@ -45,7 +45,7 @@ class _MoreThanWarnings(Filter):
 
 
 def quiet_libraries() -> None:
-    """Keep the bars of loading and tokenizing, and notes on the fresh head and the loader, from repeating each run."""
+    """Silence what would repeat for each run: bars of loading and tokenizing, notes on the head and the loader."""
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator is found")
     datasets.disable_progress_bars()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,8 +1,7 @@
-"""Push the chosen run of each task of a grid."""
+"""Pushes the chosen run of each task of a grid."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
 from ..analysis.selection import best_run
@@ -11,38 +10,39 @@ from ..analysis.table import tabulate
 from ..errors import InputError
 from ..finetune.push import NoModelError, PushArguments, PushError, push
 from ..finetune.record import COMPARE_BY
-from ..redaction import redact
-from .plan import GridArguments, Run
+from ..redaction import report_error
+from .arguments import GridArguments
+from .plan import Run
 
 
 def push_chosen(folder: GridFolder, grid: GridArguments, runs: Iterable[Run]) -> bool:
-    """Push the chosen run of each task whose runs are all done, and say how it went; False if a push failed.
+    """Push the chosen run of each task whose runs are all done, and print the results; False if a push failed.
 
-    Where all went well, the models that are not kept for another reason are removed, but for the pushed ones.
+    If all pushes succeed, models that `keep_models` does not keep are removed, except the pushed ones.
     """
-    # With one model, the runs of a task share all that they are compared by.
+    # With one model, the runs of a task can all be compared.
     compared = {run.task: {key: getattr(run, key) for key in COMPARE_BY} for run in runs}
     chosen = {task: choose_run(folder, shared) for task, shared in compared.items()}
     failed = False
     for task, name in chosen.items():
         if name is None:
-            print(f"{task}: not pushed, its runs are not all done or have no scores; the same command resumes them.")
+            print(f"{task}: not pushed, because its runs are not all done, have no scores, or diverged.")
             continue
         options = PushArguments(hub_model_id=grid.repository(task), hub_token=grid.hub_token)
         run_dir = folder.run_dir(name)
         if folder.is_linked(name):
-            remedy = "links are not pushed, put the folder itself in its place"
-            print(f"error: {task}: {run_dir} is a link: {remedy}.", file=sys.stderr)
+            remedy = "links are not pushed, replace it by the folder"
+            report_error(f"{task}: {run_dir} is a link: {remedy}.", 1)
             failed = True
             continue
         try:
             print(f"{task}: pushed {name} to {push(run_dir, options)}")
-        except NoModelError:  # it was done before there was a wish to push
+        except NoModelError:  # it was finished by a command without --push_to_hub
             remedy = f"delete {run_dir} and start the grid again"
-            print(f"error: {task}: {name} has not kept its model: {remedy}.", file=sys.stderr)
+            report_error(f"{task}: {name} has not kept its model: {remedy}.", 1)
             failed = True
         except (InputError, PushError) as error:
-            print(f"error: {task}: {redact(str(error), grid.hub_token)}", file=sys.stderr)
+            report_error(f"{task}: {error}", 1, grid.hub_token)
             failed = True
     if not failed and all(chosen.values()):
         folder.prune(grid.keep_models, also=[name for name in chosen.values() if name is not None])
@@ -50,7 +50,7 @@ def push_chosen(folder: GridFolder, grid: GridArguments, runs: Iterable[Run]) ->
 
 
 def choose_run(folder: GridFolder, shared: dict[str, str]) -> str | None:
-    """Name of the best run of those that share this; None while they are not all done, or if none has a score."""
+    """Name of the best run among those that share these fields; None until they are all done, or as for `best_run`."""
     names = [name for name, run in folder.runs.items() if shared.items() <= run.items()]
     records = folder.records()
     if not names or not records.keys() >= set(names):

@@ -1,4 +1,4 @@
-"""Runs in several processes of this machine, each of which may die without harm to the others."""
+"""Worker processes on this machine, each of which may die without affecting the others."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def do_in_workers(
     threads: int,
     max_retries: int,
 ) -> Iterator[Result]:
-    """Call a function on each item in processes of their own, and give its results as they come.
+    """Call a function on each item in separate processes; yield results as they finish.
 
-    The processes end with this one, however it ends, and when the iterator is closed.
+    The processes end when this process ends, for any reason, and when the iterator is closed.
 
     Args:
-        do: can be pickled; its second argument is how many processes have died of the item so far.
-        give_up: called here instead, for an item whose process died once more than `max_retries` times.
-        items: what it is called on, in order.
-        workers: how many at once.
-        threads: with which PyTorch computes in each of them.
-        max_retries: how often an item whose process died is begun again.
+        do: the function, which must be picklable; its second argument is how many processes died with the item so far.
+        give_up: called in this process instead, for an item whose processes died more than `max_retries` times.
+        items: arguments of the calls, in order.
+        workers: number of processes.
+        threads: number of threads that PyTorch uses in each process.
+        max_retries: how often an item is repeated after its process died.
     """
     context = multiprocessing.get_context("spawn")
-    # Nothing is ever sent: the workers see the end of it when this process closes it, or dies.
+    # Nothing is sent through it: the workers see its end when this process closes it, or dies.
     ended, alive = context.Pipe(duplex=False)
     pools: list[ProcessPoolExecutor] = []
 
     def new_pool() -> ProcessPoolExecutor:
-        # Of one process: one that dies takes its whole pool with it.
+        # One process per pool: a process that dies breaks its whole pool.
         pools.append(ProcessPoolExecutor(1, context, _start_worker, (ended, threads)))
         return pools[-1]
 
@@ -64,7 +64,7 @@ def do_in_workers(
                 try:
                     with _interrupts_ignored():
                         held[pool.submit(do, items[index], deaths[index])] = pool, index
-                except BrokenProcessPool:  # it died with nothing to do
+                except BrokenProcessPool:  # it died while idle
                     waiting.appendleft(index)
                     idle.append(new_pool())
             for future in wait(held, return_when=FIRST_COMPLETED).done:
@@ -82,7 +82,7 @@ def do_in_workers(
                     idle.append(pool)
                 yield result
     finally:
-        for connection in (alive, ended):  # the pools would wait for what they are doing
+        for connection in (alive, ended):  # otherwise, the pools would wait for their running items
             connection.close()
         for pool in pools:
             pool.shutdown()
@@ -91,7 +91,7 @@ def do_in_workers(
 def _start_worker(ended: Connection, threads: int) -> None:
     threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which outlives a process that is ended
+    tqdm.set_lock(threading.RLock())  # the default is a system semaphore, which outlives a killed process
     torch.set_num_threads(threads)
     quiet_libraries()
 
@@ -103,7 +103,7 @@ def _end_with(connection: Connection) -> None:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A process that starts here ignores Ctrl-C from its first moment; this one answers for all."""
+    """Processes started here ignore Ctrl-C from the beginning; only this process handles it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

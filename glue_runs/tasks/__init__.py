@@ -1,1 +1,1 @@
-"""The GLUE tasks as data: examples in, tokens out, metrics."""
+"""The GLUE tasks: descriptions, examples, tokenization and metrics."""

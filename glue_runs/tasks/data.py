@@ -1,4 +1,4 @@
-"""Examples in, from the Hub, from the official TSV files or generated; tokens out; the paper's split."""
+"""Loads examples from the Hub, from the official TSV files or from the grammar, tokenizes and splits them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ logger = logging.get_logger(__name__)
 HUB_DATASET = "nyu-mll/glue"
 
 ROUNDINGS = ("up", "down")
-"""How a share of the training set is made a whole number of examples."""
+"""How a fraction of the training set is rounded to a whole number of examples."""
 
 
 def load_official(task: Task, data_dir: str | None) -> DatasetDict:
-    """The official rows of `task`: `train`, and its `test_splits`.
+    """The official examples of `task`: `train`, and its `test_splits`.
 
     Args:
-        task: what to load.
-        data_dir: folder that holds the official files as `RTE/train.tsv` and so on; None: `nyu-mll/glue` on the Hub.
+        task: the task to load.
+        data_dir: folder with the official files, as in `RTE/train.tsv`; None: `nyu-mll/glue` on the Hub.
 
     Raises:
         InputError: the files are missing or malformed, or the Hub cannot be reached.
     """
-    sizes = {"train": task.train_rows, **task.test_splits}
+    sizes = {"train": task.train_examples, **task.test_splits}
     if task.generated:
         return DatasetDict({s: _dataset(generate(task.name, sizes[s], seed), task) for seed, s in enumerate(sizes)})
     if data_dir is None:
@@ -43,7 +43,7 @@ def load_official(task: Task, data_dir: str | None) -> DatasetDict:
         )
     for split, expected in sizes.items():
         if len(splits[split]) != expected:
-            logger.warning(f"{task.name} has {len(splits[split])} {split} rows here, officially {expected}.")
+            logger.warning(f"{task.name} has {len(splits[split])} {split} examples here, officially {expected}.")
     return splits
 
 
@@ -57,25 +57,25 @@ def tokenize(
     """Token ids of every example, cut at `max_length` tokens.
 
     Args:
-        pad_to_max_length: pad every example to `max_length`; otherwise batches are padded to their longest one.
+        pad_to_max_length: pad every example to `max_length`; otherwise, batches are padded to their longest example.
 
     Raises:
-        InputError: `max_length` is too small for an example, or too large for the encoder; or the tokenizer knows none
+        InputError: `max_length` is too small for an example or too large for the encoder, or the tokenizer knows none
             of the words.
     """
-    longest = min(tokenizer.model_max_length, 10_000)  # where the tokenizer knows no limit, it says 1e30
+    longest = min(tokenizer.model_max_length, 10_000)  # 1e30 where the tokenizer has no limit
     if not 8 <= max_length <= longest:
         raise InputError(f"max_length must lie between 8 and {longest} tokens, not {max_length}.")
     padding = "max_length" if pad_to_max_length else False
 
-    def encode(rows: dict[str, list[str]]) -> Any:
-        texts = [rows[column] for column in task.text_columns]
+    def encode(examples: dict[str, list[str]]) -> Any:
+        texts = [examples[column] for column in task.text_columns]
         return tokenizer(*texts, truncation=True, max_length=max_length, padding=padding)
 
     unused = [column for column in splits["train"].column_names if column != "label"]
     tokenized = splits.map(encode, batched=True, remove_columns=unused, desc=f"Tokenizing {task.name}")
-    says_nothing = set(tokenizer.all_special_ids)  # the unknown token is one of them
-    if all(says_nothing.issuperset(example) for example in tokenized["train"]["input_ids"]):
+    special = set(tokenizer.all_special_ids)  # the unknown token is one of them
+    if all(special.issuperset(example) for example in tokenized["train"]["input_ids"]):
         raise InputError(
             f"The tokenizer knows none of the words of {task.name}: give an encoder with the tokenizer that it was "
             "trained with."
@@ -94,19 +94,19 @@ def split(
 ) -> DatasetDict:
     """`train` and `validation`, both from the official training set, and the official validation set as `test`.
 
-    The training set is shuffled by the seed, and its first examples are the validation set. That is the split of the
-    authors' code if it gets the seed of the run and rounds down. A second official validation set (MNLI's mismatched
-    one) becomes `test_mismatched`.
+    The training set is shuffled with the seed, and its first examples are the validation set. With the seed of the run
+    and rounding down, this is the split of the authors' code. A second official validation set (MNLI's mismatched one)
+    becomes `test_mismatched`.
 
     Args:
-        validation_fraction: share of the official training set, between 0 and 1.
+        validation_fraction: fraction of the official training set, between 0 and 1.
         split_seed: the same seed always gives the same examples.
-        rounding: how that share is made a whole number, `"up"` or `"down"`.
-        max_train_samples: keep the first so many examples of `train`; None: all.
-        max_eval_samples: keep the first so many examples of each other split; None: all.
+        rounding: how the fraction is rounded to a whole number of examples, `"up"` or `"down"`.
+        max_train_samples: keep at most this many examples of `train`; None: all.
+        max_eval_samples: keep at most this many examples of each other split; None: all.
 
     Raises:
-        InputError: `validation_fraction` is out of its range, or leaves a split without examples.
+        InputError: `validation_fraction` is out of range, or leaves a split without examples.
     """
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction must lie between 0 and 1, not {validation_fraction}.")
@@ -131,22 +131,22 @@ def _first(examples: Dataset, count: int | None) -> Dataset:
 
 
 def name_as_test(official_split: str) -> str:
-    """What an official validation set is called where it is the test set."""
+    """Name of an official validation set that serves as a test set."""
     return official_split.replace("validation", "test").removesuffix("_matched")
 
 
 def _from_hub(task: Task, splits: list[str]) -> DatasetDict:
     try:
-        rows = load_dataset(HUB_DATASET, task.name)
+        dataset = load_dataset(HUB_DATASET, task.name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{HUB_DATASET} cannot be loaded ({reason}): pass the folder of the official TSV files as --data_dir."
         ) from error
-    return DatasetDict({split: rows[split] for split in splits})
+    return DatasetDict({split: dataset[split] for split in splits})
 
 
-def _dataset(rows: list[dict[str, Any]], task: Task) -> Dataset:
+def _dataset(examples: list[dict[str, Any]], task: Task) -> Dataset:
     text = {column: Value("string") for column in task.text_columns}
     label = ClassLabel(names=list(task.labels)) if task.labels else Value("float32")
-    return Dataset.from_list(rows, features=Features({**text, "label": label, "idx": Value("int32")}))
+    return Dataset.from_list(examples, features=Features({**text, "label": label, "idx": Value("int32")}))

@@ -1,4 +1,4 @@
-"""Three small tasks in the shape of RTE, MRPC and CoLA, generated from a grammar, for where there are no GLUE data."""
+"""Three small tasks in the form of RTE, MRPC and CoLA, generated from a grammar, for use without GLUE data."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _TELLINGS = (
 )
 
 
-def generate(task: str, rows: int, seed: int) -> list[dict[str, Any]]:
-    """`rows` examples of a generated task, half of them of each label, the same ones for the same seed.
+def generate(task: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` examples of a generated task, half of them with each label; the same seed gives the same examples.
 
-    No example is there twice, and none comes both from an even and from an odd seed, so that test rows are new.
+    Examples are unique, and no example comes from both an even and an odd seed: test examples are unseen.
     """
     make, columns = _GENERATORS[task]
     rng = random.Random(seed)
     labels: dict[tuple[str, ...], int] = {}
-    while len(labels) < rows:
+    while len(labels) < count:
         label = len(labels) % 2
         texts = make(label, rng)
         if zlib.crc32(" ".join(texts).encode()) % 2 == seed % 2:
@@ -56,20 +56,20 @@ def generate(task: str, rows: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _entailment(label: int, rng: random.Random) -> tuple[str, ...]:
-    """Whether something was done (label 0): it takes the sense of a verb ("managed to", "failed to") or one word."""
+    """Whether the hypothesis follows (label 0): it depends on a verb ("managed to", "failed to") or on one word."""
     who, colour, thing = rng.choice(_PEOPLE), rng.choice(_COLOURS), rng.choice(_THINGS)
     infinitive, _, past = rng.choice(_VERBS)
-    verb, told = rng.choice(_DONE), thing
+    verb, named = rng.choice(_DONE), thing
     if label == 1 and rng.random() < 2 / 3:
         verb = rng.choice(_NOT_DONE)
     elif label == 1:
-        told = _other(_THINGS, thing, rng)
-    hypothesis = rng.choice((f"{who} {past} the {told}.", f"The {told} was {past} by {who}."))
+        named = _other(_THINGS, thing, rng)
+    hypothesis = rng.choice((f"{who} {past} the {named}.", f"The {named} was {past} by {who}."))
     return f"{who} {verb} to {infinitive} the {colour} {thing}.", hypothesis
 
 
 def _paraphrase(label: int, rng: random.Random) -> tuple[str, ...]:
-    """Whether two sentences tell the same (label 1): others tell of another event, change a word or swap the roles."""
+    """Whether two sentences have the same meaning (label 1): others differ in the event, in a word or in the roles."""
     giver, receiver, *others = rng.sample(_PEOPLE, 4)
     event = {"giver": giver, "receiver": receiver, "colour": rng.choice(_COLOURS), "thing": rng.choice(_THINGS)}
     colour, thing = _other(_COLOURS, event["colour"], rng), _other(_THINGS, event["thing"], rng)
@@ -82,7 +82,7 @@ def _paraphrase(label: int, rng: random.Random) -> tuple[str, ...]:
 
 
 def _acceptability(label: int, rng: random.Random) -> tuple[str, ...]:
-    """Whether a sentence is grammatical (label 1): others err in case, agreement, form of the verb or word order."""
+    """Whether a sentence is grammatical (label 1): others have an error in case, agreement, verb form or order."""
     (subject, _, singular), (_, receiver, _) = pronouns = rng.sample(_PRONOUNS, 2)
     verb, form = rng.choice(_VERBS), rng.randrange(3)
     auxiliary = _AUXILIARIES[form][singular]

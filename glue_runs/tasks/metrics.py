@@ -24,9 +24,9 @@ _METRICS: dict[str, Callable[[Any, Any], float]] = {
 
 
 class GlueMetric(evaluate.Metric):  # type: ignore[misc]
-    """The metrics of one GLUE task; what `evaluate.load("glue", task)` gives, which fetches a script from the Hub.
+    """The metrics of one GLUE task, as from `evaluate.load("glue", task)`, which would download a script from the Hub.
 
-    A task with two metrics has their mean, too, as `combined_score`.
+    A task with two metrics also has their mean as `combined_score`.
     """
 
     def __init__(self, task: Task) -> None:
@@ -48,7 +48,7 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
 
 
 def compute_metrics_for(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
-    """`compute_metrics` of a `Trainer` whose model has one logit a class, or a single one for a regression."""
+    """`compute_metrics` of a `Trainer` whose model has one logit per class, or a single one for a regression."""
     metric = GlueMetric(task)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

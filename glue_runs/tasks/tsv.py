@@ -1,4 +1,4 @@
-"""The files of the official GLUE distribution."""
+"""Reads the files of the official GLUE distribution."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ logger = logging.get_logger(__name__)
 
 
 def tsv_path(data_dir: str, task: Task, split: str) -> Path:
-    """`split` is "train" or one of `task.test_splits`, which the files call `dev`, `dev_matched`, `dev_mismatched`."""
+    """Path of a split: "train", or one of `task.test_splits`, whose files are named `dev`, `dev_matched` and so on."""
     return Path(data_dir) / task.folder / f"{split.replace('validation', 'dev')}.tsv"
 
 
 def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
-    """Examples of one official GLUE file, which quotes nothing: a quotation mark is a character like any other.
+    """Examples of one official GLUE file. The files do not quote: a quotation mark is an ordinary character.
 
     Raises:
-        InputError: the file is missing, empty or no text; or a line has the wrong number of columns or an unknown
+        InputError: the file is missing, empty or not text, or a line has the wrong number of columns or an unknown
             label.
     """
     rows: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
                 place = f"{path}, line {lines.line_num}"
                 if len(cells) != width:
                     broken += 1
-                    if broken > task.tsv_broken_rows:
+                    if broken > task.tsv_broken_lines:
                         raise InputError(f"{place}: {len(cells)} columns, expected {width}.")
                     continue
                 row: dict[str, Any] = {name: cells[column] for name, column in columns.items()}
@@ -50,7 +50,9 @@ def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     except csv.Error as error:
-        raise InputError(f"{path}, line {lines.line_num}: {error}: it is no official file of {task.name}.") from error
+        raise InputError(
+            f"{path}, line {lines.line_num}: {error}: it is not an official file of {task.name}."
+        ) from error
     if not rows:
         raise InputError(f"{path} has no examples.")
     if broken:
@@ -59,19 +61,19 @@ def read_tsv(path: Path, task: Task) -> list[dict[str, Any]]:
 
 
 def _without_nul(file: Iterable[str], path: Path) -> Iterator[str]:
-    """The lines; some versions of the csv module take NUL for text, and a tokenizer drops it."""
+    """The lines, without NUL bytes: some versions of the csv module accept them, and tokenizers drop them."""
     for number, line in enumerate(file, 1):
         if "\0" in line:
-            raise InputError(f"{path}, line {number}: it has NUL bytes and is therefore no text.")
+            raise InputError(f"{path}, line {number}: it has NUL bytes and is therefore not text.")
         yield line
 
 
 def _columns(path: Path, task: Task, lines: Iterator[list[str]]) -> tuple[dict[str, int], int]:
-    """Position of each column that is wanted, and the number of all."""
+    """Position of each required column, and the number of all columns."""
     header = list(task.tsv_header) or next(lines, [])
     missing = [column for column in task.tsv_columns.values() if column not in header]
     if missing:
-        raise InputError(f"{path} has no column {missing[0]!r} in line 1: it is no official file of {task.name}.")
+        raise InputError(f"{path} has no column {missing[0]!r} in line 1: it is not an official file of {task.name}.")
     return {name: header.index(column) for name, column in task.tsv_columns.items()}, len(header)
 
 

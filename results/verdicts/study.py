@@ -41,8 +41,9 @@ sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 import families  # noqa: E402
 import tiny  # noqa: E402
 
-from glue_runs.finetune import run as finetune  # noqa: E402
+from glue_runs.finetune import command as finetune  # noqa: E402
 from glue_runs.finetune.encoder import load_model, load_tokenizer  # noqa: E402
+from glue_runs.finetune.run import tokenized_examples  # noqa: E402
 from glue_runs.tasks.data import split  # noqa: E402
 from glue_runs.tasks.glue import get_task  # noqa: E402
 from lbe_hf import InformationFlow, information_flow  # noqa: E402
@@ -101,7 +102,7 @@ def healthy() -> Iterator[tuple[str, str, InformationFlow]]:
 def minilm(task_name: str) -> Iterator[tuple[str, str, InformationFlow]]:
     """On the validation examples, before and after fine-tuning with the default settings of `glue_runs`."""
     task, data_dir = get_task(task_name), os.environ["GLUE_DATA_DIR"]
-    examples = split(finetune.tokenized_rows(task_name, "minilm", data_dir, 128, False), task)["validation"]
+    examples = split(tokenized_examples(task_name, "minilm", data_dir, 128, False), task)["validation"]
     examples = examples.select_columns(["input_ids", "token_type_ids", "attention_mask"])
     loader = DataLoader(examples, EXAMPLES, collate_fn=DataCollatorWithPadding(load_tokenizer("minilm")))
     yield "pretrained", f"MiniLM, {task_name}", information_flow(load_model("minilm", task), loader)

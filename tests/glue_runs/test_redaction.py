@@ -6,10 +6,11 @@ import pytest
 from hub_server import TOKEN
 
 from glue_runs.finetune.arguments import changed_settings
-from glue_runs.finetune.run import main as finetune
+from glue_runs.finetune.command import main as finetune
+from glue_runs.grid.arguments import parse_grid
 from glue_runs.grid.command import main as grid
-from glue_runs.grid.plan import parse_grid, plan_runs
-from glue_runs.redaction import redact, without_token
+from glue_runs.grid.plan import plan_runs
+from glue_runs.redaction import printable, redact, report_error, without_token
 
 
 def test_tokens_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +18,15 @@ def test_tokens_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"--a {TOKEN} an-odd-one given hf_api.create_repo hf_hub_download"
     expected = "--a <HUB_TOKEN> <HUB_TOKEN> <HUB_TOKEN> hf_api.create_repo hf_hub_download"
     assert redact(text, "given", None) == expected
+
+
+def test_an_error_is_one_line_without_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_error(ValueError(f"first\n  second {TOKEN} given"), 2, "given") == 2
+    assert capsys.readouterr() == ("", "error: first second <HUB_TOKEN> <HUB_TOKEN>\n")
+
+
+def test_what_cannot_be_encoded_is_escaped() -> None:
+    assert printable("caf\u00e9 \udcff") == "caf\u00e9 \\udcff"
 
 
 @pytest.mark.parametrize("form", ["--hub_token x", "--hub_token=x", "--hub-token x", "--hub-token=x"])

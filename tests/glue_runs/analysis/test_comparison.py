@@ -45,7 +45,9 @@ def test_interval_is_that_of_a_table_of_t() -> None:
 
 def test_equal_scores() -> None:
     difference = mean_difference(differences(0.0, 0.0, 0.0))
-    assert (difference.mean, difference.interval, difference.p_value) == (0.0, (0.0, 0.0), 1.0)
+    assert (difference.mean, difference.interval, difference.p_value) == (0.0, None, 1.0)
+    difference = mean_difference(differences(0.4 - 0.3, 0.7 - 0.6, 0.8 - 0.7))  # equal but for rounding
+    assert (difference.interval, difference.p_value) == (None, 0.25)
 
 
 def test_two_seeds_say_nothing() -> None:

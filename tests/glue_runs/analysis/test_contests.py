@@ -49,6 +49,15 @@ def test_only_seeds_that_both_have_at_every_rate_count() -> None:
     assert same.differences("test").to_dict() == pytest.approx({1: 0.1, 2: 0.2})
 
 
+def test_a_seed_at_another_rate_costs_no_contest() -> None:
+    tests = {(rate, seed): (0.5, 0.6) for rate in (LOW, HIGH) for seed in (1, 2, 3)}
+    same = contests(grid({**tests, (5e-5, 4): (0.5, 0.9)}))["one setting, same learning rates"]
+    assert same.differences("test").to_dict() == pytest.approx({1: 0.1, 2: 0.1, 3: 0.1})
+    assert (len(same.pairs), same.left_out) == (6, 1)
+    apart = contests(grid({(LOW, 1): (0.5, 0.6), (LOW, 2): (0.5, 0.6), (HIGH, 3): (0.5, 0.9)}))
+    assert apart["one setting, same learning rates"].differences("test").to_dict() == pytest.approx({1: 0.1, 2: 0.1})
+
+
 def test_alpha_and_beta_are_those_of_the_contest() -> None:
     chosen = {(rate, seed): (0.5, 0.6) for rate in (LOW, HIGH) for seed in (1, 2)}
     records = grid(chosen)

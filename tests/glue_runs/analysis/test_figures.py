@@ -41,6 +41,15 @@ def test_runs_that_diverged_have_no_part_in_the_entropies(tmp_path: Path) -> Non
     assert names(tmp_path, [made_up(0.5, 0.5, 1, beta=0.05), diverged])[2:] == ["entropy_cola_hidden_states.png"]
 
 
+def test_methods_with_names_that_are_no_file_names(tmp_path: Path) -> None:
+    long = "a" * 300
+    runs = [made_up(0.5, 0.6, 1, beta=0.05, method=f"LBE on {name}") for name in ("a(b|c)", "a(b,c)", long)]
+    drawn = names(tmp_path, runs)[2:]
+    assert len(set(drawn)) == 3
+    assert [name[:20] for name in drawn] == ["entropy_cola_a_b_c__"] * 2 + ["entropy_cola_aaaaaaa"]
+    assert all((tmp_path / name).is_file() for name in drawn)
+
+
 def test_runs_that_logged_other_steps_or_no_entropies(tmp_path: Path) -> None:
     runs = [made_up(0.5, 0.5, seed, beta=0.05) for seed in (1, 2, 3)]
     runs[1]["history"] = runs[1]["history"][:1]

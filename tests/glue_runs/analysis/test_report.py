@@ -1,5 +1,6 @@
 import csv
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_scores(tmp_path: Path, unequal: list[dict[str, Any]]) -> None:
 
 def test_best_of_several_settings_and_the_one_fixed_in_advance(tmp_path: Path, unequal: list[dict[str, Any]]) -> None:
     report = write_report(made_up_grid(tmp_path, unequal))
-    best, fixed = table(report, "LBE beside the baseline")  # at a single learning rate there is no other contest
+    best, fixed = table(report, "LBE against the baseline")  # at a single learning rate there is no other contest
     assert (best["contest"], best["beta"]) == ("best of 2 settings", "0.05")
     assert (best["difference"], best["p"]) == ("+0.0300", "0.2500")  # 0.03, 0.02 and 0.04: 2 of 2^3 signs
     assert best["95% interval"] == "+0.0052 to +0.0548"  # 0.03 +- 4.303 * 0.01 / sqrt(3)
@@ -65,11 +66,60 @@ def test_ahead_at_its_own_rate_behind_at_the_same_ones(tmp_path: Path) -> None:
             records.append(made_up(1 - rate, baseline, seed, learning_rate=rate))  # validation: the low rate
             records.append(made_up(rate, lbe, seed, learning_rate=rate, beta=0.05))  # validation: the high rate
     report = write_report(made_up_grid(tmp_path, records))
-    own, same = table(report, "LBE beside the baseline")
+    own, same = table(report, "LBE against the baseline")
     assert (own["contest"], own["learning rate"], own["difference"]) == ("one setting", "3e-05", "+0.1000")
     assert (same["contest"], same["learning rate"]) == ("one setting, same learning rates", "1e-05, 3e-05")
-    assert (same["seeds"], same["difference"], same["95% interval"]) == ("3", "-0.1000", "-0.1000 to -0.1000")
-    assert "At the same learning rates nothing depends on which rate validation gave to whom" in report
+    assert (same["seeds"], same["difference"], same["95% interval"]) == ("3", "-0.1000", "")
+    assert "At the same learning rates, the rates that validation chose play no part" in report
+
+
+def test_pairs_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    rates = {1: (1e-5, 3e-5), 2: (1e-5, 3e-5), 3: (1e-5, 3e-5), 4: (5e-5,)}
+    records = [
+        made_up(0.5, 0.5, seed, beta=beta, learning_rate=rate)
+        for seed, own in rates.items()
+        for rate in own
+        for beta in (0.0, 0.05)
+    ]
+    report = write_report(made_up_grid(tmp_path, records))
+    assert "one setting, same learning rates: 1 of 7 pairs of runs are left out" in report
+
+
+def test_a_method_with_a_bar_is_one_cell(tmp_path: Path) -> None:
+    records = [made_up(0.5, 0.5, 1, beta=0.05, method="LBE on .*query|.*key")]
+    report = write_report(made_up_grid(tmp_path, records))
+    lines = [line for line in report.splitlines() if "query" in line and line.startswith("|")]
+    assert len(lines) == 2
+    for line in lines:
+        assert r"| LBE on .*query\|.*key |" in line
+
+
+def test_runs_that_are_unchecked_are_counted(tmp_path: Path) -> None:
+    folder = made_up_grid(tmp_path, [made_up(0.5, 0.5, 1), made_up(0.5, 0.5, 2)])
+    grid = json.loads((tmp_path / "grid.json").read_text())
+    grid["runs"]["run00"]["trained_on"] = {"weights": "w"}
+    (tmp_path / "grid.json").write_text(json.dumps(grid))
+    assert "1 of the finished runs began before what they are trained on was recorded" in write_report(folder)
+    grid["runs"]["run01"]["trained_on"] = {"weights": "w"}
+    (tmp_path / "grid.json").write_text(json.dumps(grid))
+    assert "was recorded" not in write_report(folder)
+
+
+def test_what_utf_8_cannot_encode_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up_grid(tmp_path, [made_up(0.5, 0.5, 1, model="m \U0001f600")])
+    assert main([str(tmp_path)]) == 0
+    assert "m \U0001f600" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    made_up_grid(tmp_path / "odd", [made_up(0.5, 0.5, 1, model="m\ud800")])
+    assert main([str(tmp_path / "odd")]) == 2
+    error = capsys.readouterr().err
+    assert "odd/grid.json is damaged" in error
+    assert error.count("\n") == 1
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert capsys.readouterr() == ("usage: python -m glue_runs.report FOLDER\n", "")
 
 
 def test_faint_penalty_is_said(tmp_path: Path) -> None:
@@ -82,9 +132,9 @@ def test_faint_penalty_is_said(tmp_path: Path) -> None:
 def test_two_seeds_give_no_statistics(tmp_path: Path) -> None:
     records = [made_up(0.5, 0.5, s) for s in (1, 2)] + [made_up(0.5, 0.6, s, beta=0.05) for s in (1, 2)]
     report = write_report(made_up_grid(tmp_path, records))
-    (row,) = table(report, "LBE beside the baseline")
+    (row,) = table(report, "LBE against the baseline")
     assert (row["seeds"], row["difference"], row["95% interval"], row["p"]) == ("2", "+0.1000", "", "")
-    assert "Fewer than 3 seeds give no interval and no p-value." in report
+    assert "With fewer than 3 seeds there is no interval and no p-value." in report
     assert "The number of comparisons is 1." in report
     assert "Holm) is corrected" not in report
 
@@ -106,9 +156,10 @@ def test_runs_that_diverged_are_counted(tmp_path: Path) -> None:
     folder = made_up_grid(tmp_path, [*records, made_up(0.5, 0.6, 1, beta=0.05)])
     report = write_report(folder)
     assert report.startswith(
-        "All 4 runs are done. 1 of the runs that are done diverged; their scores count as they are.\n"
+        "All 4 runs are done. 1 of the finished runs diverged; their scores are included unchanged.\n"
     )
     assert [row["diverged"] for row in table(report, "Test scores")] == ["1", "0"]
+    assert "A setting with a run that diverged is chosen only if every setting of the method has one." in report
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [row["diverged"] for row in rows] == ["False", "True", "False", "False"]
     assert folder.state("run01") == "done"
@@ -120,7 +171,7 @@ def test_a_test_score_that_is_not_a_number_is_not_left_out(tmp_path: Path) -> No
     report = write_report(made_up_grid(tmp_path, [*records, *(made_up(0.5, 0.6, s, beta=0.05) for s in SEEDS)]))
     baseline, _ = table(report, "Test scores")
     assert [baseline[column] for column in ("mean", "std", "median", "min", "max")] == ["nan"] * 5
-    (row,) = table(report, "LBE beside the baseline")
+    (row,) = table(report, "LBE against the baseline")
     assert (row["seeds"], row["difference"], row["95% interval"], row["p"]) == ("3", "+nan", "", "")
 
 
@@ -139,7 +190,7 @@ def test_nothing_done_yet(tmp_path: Path) -> None:
 
 def test_no_baseline_yet(tmp_path: Path) -> None:
     report = write_report(made_up_grid(tmp_path, [made_up(0.5, 0.5, 1, beta=0.05)]))
-    (row,) = table(report, "LBE beside the baseline")
+    (row,) = table(report, "LBE against the baseline")
     assert (row["seeds"], row["difference"]) == ("0", "")
 
 
@@ -150,7 +201,7 @@ def test_runs_that_differ_in_what_is_fixed_are_not_compared(tmp_path: Path) -> N
         records += [made_up(0.5, 0.5, seed, fixed_settings=fixed) for seed in SEEDS]
         records += [made_up(0.5, 0.5 + gain, seed, beta=0.05, fixed_settings=fixed) for seed in SEEDS]
     report = write_report(made_up_grid(tmp_path, records))
-    scores, differences = table(report, "Test scores"), table(report, "LBE beside the baseline")
+    scores, differences = table(report, "Test scores"), table(report, "LBE against the baseline")
     assert [(row["fixed settings"], row["seeds"]) for row in scores] == [
         *[("max_length=64", "3")] * 2,
         *[("max_length=128", "3")] * 2,

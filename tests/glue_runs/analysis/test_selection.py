@@ -37,9 +37,19 @@ def test_a_setting_with_a_score_that_is_not_a_number_is_never_chosen() -> None:
     assert best_run(results(*lucky)) is None
 
 
-def test_what_diverged_is_chosen_by_its_scores_as_they_are() -> None:
-    records = [made_up(0.4, 0.5, 1, diverged=True), made_up(0.3, 0.5, 1, learning_rate=3e-5)]
-    assert set(choose_settings(results(*records))["learning_rate"]) == {1e-5}
+def test_what_diverged_is_chosen_only_where_all_did_and_is_never_the_best_run() -> None:
+    fast = [made_up(0.4, 0.5, seed, learning_rate=3e-5, diverged=seed == 2) for seed in (1, 2)]
+    slow = [made_up(0.3, 0.5, seed) for seed in (1, 2)]
+    table = results(*fast, *slow)
+    assert set(choose_settings(table)["learning_rate"]) == {1e-5}
+    assert best_run(table) == "run03"
+    assert runs_to_keep(table, "best") == {"run00"}
+    assert set(choose_settings(results(*fast))["learning_rate"]) == {3e-5}
+    assert best_run(results(*fast)) == "run00"
+    assert best_run(results(fast[1])) is None
+    assert runs_to_keep(results(fast[1], slow[0]), "best") == {"run01"}
+    lbe = [made_up(0.9, 0.5, 1, beta=0.05, diverged=True)]
+    assert best_run(results(*lbe, *slow)) == "run02"
 
 
 def test_nothing_to_choose_from() -> None:

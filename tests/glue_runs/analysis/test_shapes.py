@@ -79,18 +79,18 @@ def test_json_nested_too_deeply(folder: GridFolder, capsys: pytest.CaptureFixtur
         (set_to([1], "history"), "'history'"),
         (set_to("0.5", "history", 0, "task_loss"), "'task_loss'"),
         (lambda record: record["history"][1].pop("lbe_loss") and None, "'lbe_loss'"),
-        (set_to([0.1], "history", 1, "entropies"), "the entropies of step 20 are not one number a layer"),
-        (set_to([None] * 3, "history", 1, "targets"), "the targets of step 20 are not one number a layer"),
+        (set_to([0.1], "history", 1, "entropies"), "the entropies of step 20 are not one number per layer"),
+        (set_to([None] * 3, "history", 1, "targets"), "the targets of step 20 are not one number per layer"),
         (set_to(0.5, "history", 1, "targets"), "'targets' expected a list"),
         (set_to([1, 2, 3], "layers"), "'layers'"),
         *(
-            (set_to(value, key), f"it is of another run, whose {key} is {value!r}")
+            (set_to(value, key), f"it belongs to another run, whose {key} is {value!r}")
             for key, value in (
                 *(("task", "rte"), ("seed", 2), ("learning_rate", 1.0), ("beta", 0.5), ("alpha", None)),
                 *(("model", "another"), ("settings", {"max_length": 64})),
             )
         ),
-        (without("seed"), "it is of another run, whose seed is None and not 1"),
+        (without("seed"), "it belongs to another run, whose seed is None and not 1"),
     ],
 )
 def test_record_that_is_not_one_of_the_run(
@@ -115,6 +115,9 @@ def test_record_that_is_not_one_of_the_run(
         (set_to("high", "runs", "run00", "learning_rate"), "'learning_rate'"),
         (set_to(None, "runs", "run00", "settings"), "'settings'"),
         (set_to("sst", "runs", "run00", "task"), "There is no task 'sst'"),
+        (set_to("abc", "runs", "run00", "trained_on"), "'trained_on' expected a dict"),
+        (set_to([1], "runs", "run00", "trained_on"), "'trained_on' expected a dict"),
+        (set_to({"weights": 3}, "runs", "run00", "trained_on"), "'trained_on'"),
     ],
 )
 def test_grid_of_another_shape(
@@ -130,6 +133,20 @@ def test_grid_of_another_shape(
 def test_names_that_are_no_plain_file_names(folder: GridFolder, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     change(folder.path / "grid.json", lambda grid: grid["runs"].update({name: grid["runs"]["run00"]}))
     assert_one_line(folder, folder.path / "grid.json", "has a name that is not a plain file name", capsys)
+
+
+def test_numbers_of_many_digits(folder: GridFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """None is calculated with as an integer beyond all bounds."""
+    for path, *keys in (
+        ("runs/run01/result.json", "metrics", "validation", "matthews_correlation"),
+        ("runs/run01/result.json", "history", 0, "task_loss"),
+        ("grid.json", "runs", "run01", "learning_rate"),
+        ("grid.json", "runs", "run01", "beta"),
+    ):
+        before = (folder.path / path).read_text()
+        change(folder.path / path, set_to(-(10**400), *keys))
+        assert_one_line(folder, folder.path / path, "is damaged (-1000000000000000000... has too many digits)", capsys)
+        (folder.path / path).write_text(before)
 
 
 def test_records_that_do_not_tell_whether_they_diverged(folder: GridFolder) -> None:

@@ -110,7 +110,7 @@ def test_a_linked_run_is_read_but_nothing_behind_it_is_deleted(
     assert folder.state("precious") == "done"
     (precious / "result.json").unlink()
     assert folder.state("precious") == "interrupted"
-    with pytest.raises(InputError, match="runs/precious is, or lies behind, a link, and no run is resumed there"):
+    with pytest.raises(InputError, match="runs/precious is a link, or inside one; runs are not resumed there"):
         folder.add(wanted, "command")  # the grid would go on to do the run, and empty the folder first
 
 
@@ -161,3 +161,71 @@ def test_damaged_result(folder: GridFolder) -> None:
     path.write_text(path.read_text()[:20])
     with pytest.raises(InputError, match=r"a/result.json is damaged .* delete it and start again"):
         folder.result("a")
+
+
+NOW = {"weights": "w", "tokenizer": "t", "examples": "e"}
+CHANGED = {"weights": "other", "tokenizer": "t", "examples": "other"}
+
+
+def trained_on(digests: dict[str, str] | None, *seeds: int, **more: Any) -> dict[str, dict[str, Any]]:
+    """Descriptions of runs that differ in their seed, named by it."""
+    added = {} if digests is None else {"trained_on": digests}
+    return {f"seed{seed}": {**description(made_up(0.5, 0.5, seed, **more)), **added} for seed in seeds}
+
+
+def begin(folder: GridFolder, name: str, with_targets: bool = True) -> None:
+    """Leave a checkpoint."""
+    checkpoint = folder.run_dir(name) / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    for part in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (checkpoint / part).touch()
+    if with_targets:
+        (checkpoint / "lbe_targets.safetensors").touch()
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 3}))
+
+
+def digests_of(folder: GridFolder) -> dict[str, Any]:
+    return {name: run.get("trained_on") for name, run in folder.runs.items()}
+
+
+def test_runs_that_have_not_begun_follow_what_is_wanted_now(tmp_path: Path) -> None:
+    folder = GridFolder(tmp_path)
+    folder.add(trained_on(NOW, 1, 2), "one")
+    (folder.run_dir("seed1")).mkdir()
+    (folder.run_dir("seed1") / "error.txt").touch()  # it failed, and starts anew
+    folder.add(trained_on(CHANGED, 3), "another")
+    assert digests_of(folder) == {"seed1": CHANGED, "seed2": CHANGED, "seed3": CHANGED}
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "at work"])
+@pytest.mark.parametrize("seed", [1, 3])
+def test_runs_that_are_compared_are_trained_on_the_same(tmp_path: Path, how: str, seed: int) -> None:
+    """Whether the one that has begun is wanted again or another one is added to it."""
+    folder = GridFolder(tmp_path)
+    folder.add(trained_on(NOW, 1, 2), "one")
+    begin(folder, "seed1", with_targets=how == "checkpoint")
+    message = r"seed1 was trained on other weights and examples than .* another --output_dir, or delete .*seed1\."
+    with folder.lock("seed1" if how == "at work" else "other"):
+        with pytest.raises(InputError, match=message):
+            folder.add(trained_on(CHANGED, seed), "another")
+        folder.add(trained_on(NOW, seed), "another")
+        folder.add({"a": trained_on(CHANGED, 1, fixed_settings="max_length=64")["seed1"]}, "not compared")
+    assert set(map(str, digests_of(folder).values())) == {str(NOW), str(CHANGED)}
+
+
+@pytest.mark.parametrize(("with_targets", "begun"), [(True, True), (False, False)])
+def test_a_checkpoint_without_its_targets_is_none(tmp_path: Path, with_targets: bool, begun: bool) -> None:
+    folder = GridFolder(tmp_path)
+    wanted = trained_on(NOW, 1, beta=0.05)
+    folder.add(wanted, "command")
+    begin(folder, "seed1", with_targets)
+    assert folder.has_begun("seed1", wanted["seed1"]) is begun
+
+
+def test_runs_that_began_before_digests_were_recorded_stay_unchecked(tmp_path: Path) -> None:
+    folder = GridFolder(tmp_path)
+    folder.add(trained_on(None, 1, 2), "one")
+    begin(folder, "seed1")
+    for _ in range(2):  # they do not become checked by being asked for
+        folder.add(trained_on(NOW, 1, 2), "one")
+        assert digests_of(folder) == {"seed1": None, "seed2": NOW}

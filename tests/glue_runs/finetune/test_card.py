@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from glue_runs.finetune.arguments import parse
+from glue_runs.finetune.arguments import EXCLUDED_FROM_RUN_ID, parse
 from glue_runs.finetune.card import _results, command
-from glue_runs.grid.plan import EXCLUDED_FROM_RUN_ID
 from glue_runs.tasks.glue import TASKS
 
 

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
+from tiny import checkpointing
+from transformers import Trainer
 
 from glue_runs.errors import InputError
 from glue_runs.finetune.arguments import parse
-from glue_runs.finetune.checks import check_batches, check_optimizer
+from glue_runs.finetune.checks import check_batches, check_trainer
 
 
 @pytest.mark.parametrize(
@@ -14,6 +18,10 @@ from glue_runs.finetune.checks import check_batches, check_optimizer
         ("--validation_fraction 2", "validation_fraction must be between 0 and 1, not 2"),
         ("--learning_rate nan", "learning_rate must be positive, not nan"),
         ("--learning_rate inf", "learning_rate must be positive, not inf"),
+        (f"--seed 1{400 * '0'}", "seed must be at least 0 and at most 4294967295, not 1000"),
+        (f"--max_steps 1{400 * '0'}", "max_steps must be at least 1, or -1 to train by epochs, not 1000"),
+        (f"--save_total_limit 1{400 * '0'}", r"save_total_limit must be below 2\^63, not 1000"),
+        ("--neftune_noise_alpha nan", "neftune_noise_alpha must be at least 0, not nan"),
         ("--max_length 0", "max_length must be at least 1, not 0"),
         ("--max_train_samples 0", "max_train_samples must be at least 1, not 0"),
         ("--num_train_epochs 0", "num_train_epochs must be positive, not 0"),
@@ -55,19 +63,47 @@ def test_a_split_without_a_whole_batch() -> None:
         check_batches(splits, parse([*arguments, "--dataloader_drop_last", "true"])[2])
 
 
+def trainer_of(folder: Path, *arguments: str) -> Trainer:
+    args = parse(["--task_name", "rte", "--use_cpu", "--output_dir", str(folder), *arguments])[2]
+    return Trainer(model=torch.nn.Linear(2, 2), args=args, train_dataset=[{"input_ids": [1]}])
+
+
+CHECKPOINTING = next(iter(checkpointing(False)))
+"""As this version of transformers names it."""
+
+
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("arguments", "message"),
     [
-        ("--optim_args eps", "optim adamw_torch.* with optim_args eps cannot be used: not enough values"),
-        ("--optim adamw_bnb_8bit", "optim adamw_bnb_8bit cannot be used: .*bitsandbytes"),
+        (["--optim_args", "eps"], "optim adamw_torch.* with optim_args eps cannot be used: not enough values"),
+        (["--optim", "adamw_bnb_8bit"], "optim adamw_bnb_8bit cannot be used: .*bitsandbytes"),
+        (["--optim", "galore_adamw"], "optim galore_adamw cannot be used: .*galore_torch"),
+        (
+            ["--lr_scheduler_type", "cosine_with_min_lr"],
+            "lr_scheduler_type cosine_with_min_lr cannot be used: .*min_lr",
+        ),
+        (
+            ["--lr_scheduler_kwargs", '{"foo": 1}'],
+            "lr_scheduler_type linear with lr_scheduler_kwargs .* cannot be used",
+        ),
+        (
+            ["--dataloader_persistent_workers", "true"],
+            "dataloader_persistent_workers cannot be used: persistent_workers",
+        ),
+        (["--use_liger_kernel", "true"], "use_liger_kernel cannot be used: No module named 'liger_kernel'"),
+        ([f"--{CHECKPOINTING}_kwargs", '{"x": 1}'], f"{CHECKPOINTING}_kwargs .* cannot be used: .*keyword argument"),
     ],
 )
-def test_an_optimizer_that_cannot_be_made(argument: str, message: str) -> None:
-    args = parse(["--task_name", "rte", "--use_cpu", *argument.split()])[2]
+def test_what_training_cannot_begin_with(arguments: list[str], message: str, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, *arguments)
     with pytest.raises(InputError, match=message):
-        check_optimizer(torch.nn.Linear(2, 2), args)
+        check_trainer(trainer)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"])
-def test_an_optimizer_that_can(optimizer: str) -> None:
-    check_optimizer(torch.nn.Linear(2, 2), parse(["--task_name", "rte", "--use_cpu", "--optim", optimizer])[2])
+def test_what_it_can_begin_with_is_made_anew_later(optimizer: str, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, "--optim", optimizer, f"--{CHECKPOINTING}_kwargs", '{"use_reentrant": true}')
+    state = torch.get_rng_state()
+    check_trainer(trainer)
+    assert (trainer.optimizer, trainer.lr_scheduler) == (None, None)
+    assert torch.equal(torch.get_rng_state(), state)

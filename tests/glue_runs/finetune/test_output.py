@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glue_runs.errors import InputError
-from glue_runs.finetune.output import check_output_dir
+from glue_runs.finetune.output import check_output_dir, repository
 
 
 def test_what_can_be_made_is_not_made(tmp_path: Path) -> None:
@@ -20,6 +20,13 @@ def test_below_a_file(tmp_path: Path) -> None:
     for output in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
         with pytest.raises(InputError, match=f"^{output} cannot be written, because {tmp_path / 'file'} is a file"):
             check_output_dir(output)
+
+
+def test_repository_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert repository("me/model", "out") == "me/model"
+    assert repository(None, "runs/out") == "out"
+    assert repository(None, "") == tmp_path.name
 
 
 def test_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

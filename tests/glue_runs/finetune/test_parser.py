@@ -5,7 +5,8 @@ import pytest
 
 from glue_runs.errors import InputError
 from glue_runs.finetune.arguments import changed_settings, given_settings, parse
-from glue_runs.finetune.run import main
+from glue_runs.finetune.command import main
+from glue_runs.grid.command import main as grid_main
 
 
 def read(folder: Path, text: str) -> tuple[object, object, object]:
@@ -29,16 +30,16 @@ def test_a_file_is_read_as_a_command_line_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task_name: rte\nseed: 1\nseed: 2\n", "seed stands there more than once"),
-        ('{"task_name": "rte", "lbe_beta": 1, "lbe-beta": 2}', "lbe_beta stands there more than once"),
-        ("task_name: rte\nlr_scheduler_kwargs: {a: 1, a: 2}\n", "a stands there more than once"),
+        ("task_name: rte\nseed: 1\nseed: 2\n", "seed is given more than once"),
+        ('{"task_name": "rte", "lbe_beta": 1, "lbe-beta": 2}', "lbe_beta is given more than once"),
+        ("task_name: rte\nlr_scheduler_kwargs: {a: 1, a: 2}\n", "a is given more than once"),
         ("task_name: rte\nuse_cpu: perhaps\n", "argument --use_cpu"),
         ("task_name: rte\nlearning_rate: fast\n", "invalid float value: 'fast'"),
         ("task_name: rte\nseed: null\n", "seed is null: leave it out"),
         ("task_name: rte\nseed: [1, 2]\n", "seed takes one value, not a list"),
         ("task_name: rte\nlbe_layers: [--seed=4]\n", "lbe_layers must be a list of plain values"),
-        ("- rte\n", "they must be a mapping of names to values"),
-        ("", "they must be a mapping of names to values"),
+        ("- rte\n", "the file must map names to values"),
+        ("", "the file must map names to values"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -58,6 +59,16 @@ def test_every_spelling_is_the_same_setting() -> None:
     dashes = ["--task-name=rte", "--lbe-beta=5e-1", "--no-lbe-ignore-padding"]
     assert changed_settings(plain) == changed_settings(dashes)
     assert given_settings(dashes[1:]) == {"lbe_beta": 0.5, "lbe_ignore_padding": False}
+
+
+def test_what_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for main_of in (main, grid_main):
+        with pytest.raises(SystemExit) as stop:
+            main_of(["--output_dir", "out\udcff"])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err == r"error: 'out\\udcff' is not UTF-8 text: rename it. (see --help)" + "\n"
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read(tmp_path, 'task_name: rte\noutput_dir: "out\\udcff"\n')
 
 
 def test_a_file_beside_the_program_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from grids import made_up
 from hub_client import pull, run_mains, token_leaks
 from hub_server import TOKEN, Hub, card_errors, serve
 from huggingface_hub import HfApi
@@ -18,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 
 from glue_runs.errors import InputError
 from glue_runs.finetune.push import PushArguments, PushError, push
+from glue_runs.finetune.push import main as push_main
 
 STOCK_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
@@ -25,7 +27,7 @@ STOCK_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 @pytest.fixture(scope="module")
 def finetune(tiny_encoder: str) -> str:
     return (
-        f"glue_runs.finetune.run --model_name_or_path {tiny_encoder} --max_steps 4 --use_cpu --precision fp32 "
+        f"glue_runs.finetune.command --model_name_or_path {tiny_encoder} --max_steps 4 --use_cpu --precision fp32 "
         "--logging_steps 2 --save_strategy steps --save_steps 2 --disable_tqdm true"
     )
 
@@ -115,7 +117,7 @@ def test_a_run_is_not_lost_to_the_hub(hub: Hub, finetune: str, tmp_path: Path) -
     hub.fail_with = {r"me/half\.git/info/lfs/verify": 507, "me/late/commit/": 500}
     wrong = "hf_" + "WrongWrongWrong" * 2
     failing = {
-        "unknown": (f"me/unknown --hub_token {wrong}", "it does not accept the token, or got none (401)"),
+        "unknown": (f"me/unknown --hub_token {wrong}", "the token is missing or not accepted (401)"),
         "forbidden": ("you/forbidden", "the token may not write there (403)"),
         "half": ("me/half", "507 Insufficient Storage"),
         "late": ("me/late", "500 Internal Server Error"),
@@ -135,7 +137,7 @@ def test_a_run_is_not_lost_to_the_hub(hub: Hub, finetune: str, tmp_path: Path) -
         assert f"The result is safe in {folder}; push it later with `{later}`." in last
         assert STOCK_FILES | {"README.md", "result.json"} <= {path.name for path in (tmp_path / folder).iterdir()}
         assert AutoModelForSequenceClassification.from_pretrained(tmp_path / folder)
-        in_background = "A push to the Hub failed in the background, training goes on: "
+        in_background = "A push to the Hub failed in the background; training continues: "
         expected = in_background if folder in ("half", "late") else "Nothing is pushed during training: "
         assert expected in process.stderr
     assert not any("model.safetensors" in repo.files for repo in hub.repos.values())
@@ -207,9 +209,26 @@ def test_nothing_behind_a_link_is_pushed(link: str, tmp_path: Path, monkeypatch:
             (folder / name).touch()
     (run / link).rename(tmp_path / "away")
     (run / link).symlink_to(private / link)
-    with pytest.raises(InputError, match=f"{run / link} is a link, and what it points to is not pushed"):
+    with pytest.raises(InputError, match=f"{run / link} is a link, and links are not pushed: replace it by a copy"):
         push(run, PushArguments())
     assert not asked
+
+
+def test_what_diverged_is_not_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda *arguments, **more: asked.append(arguments))
+    (tmp_path / "config.json").touch()
+    (tmp_path / "result.json").write_text(json.dumps(made_up(0.5, 0.5, 1, diverged=True)))
+    with pytest.raises(PushError, match="was not pushed: its run diverged"):
+        push(tmp_path, PushArguments())
+    assert not asked
+
+
+def test_a_path_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
+    assert push_main(["a" * 5000]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: [Errno 36] File name too long")
+    assert error.count("\n") == 1
 
 
 def test_links_in_what_is_left_out_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

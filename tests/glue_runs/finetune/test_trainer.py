@@ -43,7 +43,7 @@ def test_failures(hub: Hub, tmp_path: Path) -> None:
     ended = run_script(hub, tmp_path, SCRIPT, str(Path(__file__).parents[2] / "support"), TOKEN)
     assert ended.code == 0, ended.stderr
     assert "trained: 4" in ended.stdout
-    assert ended.stderr.count("A push to the Hub failed in the background, training goes on: Server error '500") == 2
+    assert ended.stderr.count("A push to the Hub failed in the background; training continues: Server error '500") == 2
     assert "full: HfHubHTTPError: Server error '500" in ended.stdout
     remedy = "push it later with trainer.push_to_hub() or `hf upload me/full full . --exclude 'checkpoint-*'`."
     assert f"The model is saved in full: {remedy}" in ended.stderr
@@ -64,4 +64,4 @@ def test_checkpoints_of_other_runs_are_not_pushed(
     for _ in range(2):
         trainer._push_from_checkpoint(str(tmp_path / "run" / "checkpoint-5"))
     (warning,) = [text for text in warnings_of() if "Nothing is pushed" in text]
-    assert "run-0/checkpoint-5 would go with it" in warning
+    assert "run-0/checkpoint-5 would be pushed, too" in warning

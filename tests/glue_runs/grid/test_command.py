@@ -15,6 +15,7 @@ import pytest
 
 from glue_runs.analysis.store import GridFolder
 from glue_runs.grid.command import main
+from glue_runs.grid.engines import LocalEngine
 
 TIMINGS = ["seconds", "examples_per_second", "peak_memory_mib"]
 FOUR_RUNS = (
@@ -154,8 +155,12 @@ def test_a_poisoned_run_does_not_stop_the_others(
 
 
 def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
-    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shared_among = []
+    monkeypatch.setattr(
+        "glue_runs.grid.command.choose_engine", lambda grid, runs: shared_among.append(len(runs)) or LocalEngine()
+    )
     arguments = [*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]
     assert main([*arguments, "--dry_run"]) == 0
     assert "4 runs: 4 missing" in capfd.readouterr().out
@@ -167,6 +172,7 @@ def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
     assert main([*arguments, "--lbe_betas", "0.05", "0.5"]) == 0
     assert all(path.stat().st_mtime_ns == when for path, when in written.items())
     assert "All 6 runs are done." in capfd.readouterr().out
+    assert shared_among == [4, 6]  # done or not, so that a resumed grid has as many threads a run
     assert main([*arguments, "--dry_run"]) == 0
     assert "4 runs: 4 done" in capfd.readouterr().out
     assert (tmp_path / "scores.png").is_file()
@@ -188,18 +194,22 @@ def test_another_model_under_the_same_path_is_refused(
     assert main(arguments) == 0
     tiny.save_encoder(model, hidden_dropout_prob=0.3)
     capfd.readouterr()
-    assert main(arguments) == 2
-    assert "was trained on other weights than it would be now" in capfd.readouterr().err.strip().splitlines()[-1]
+    for refused in (arguments, [*arguments, "--seeds", "2"]):
+        assert main(refused) == 2
+        assert (
+            "was trained on other weights than the runs wanted now" in capfd.readouterr().err.strip().splitlines()[-1]
+        )
+    assert len(list((tmp_path / "grid" / "runs").iterdir())) == 2
     for run in (tmp_path / "grid" / "runs").iterdir():
         shutil.rmtree(run)
     assert main(arguments) == 0
 
 
-def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from glue_runs.finetune import run as finetune
 
     calls = []
-    finetune.tokenized_rows.cache_clear()
+    finetune.tokenized_examples.cache_clear()
     tokenize = finetune.tokenize
     monkeypatch.setattr(finetune, "tokenize", lambda *arguments: calls.append(1) or tokenize(*arguments))
     assert main([*four_runs, "--max_steps", "1", "--output_dir", str(tmp_path)]) == 0
@@ -224,6 +234,10 @@ def test_rows_are_tokenized_once(four_runs: list[str], tmp_path: Path, monkeypat
         ("--tasks demo_rte --per_device_train_batch_size 0", "per_device_train_batch_size must be at least 1"),
         ("--tasks demo_rte --label_names gold", "label_names must be labels"),
         ("--tasks demo_rte --models {encoder} --validation_fraction 2", "validation_fraction must be between 0 and 1"),
+        (f"--tasks demo_rte --seeds 1{400 * '0'}", "seed must be at least 0 and at most 4294967295, not 1000"),
+        ("--tasks demo_rte --models {encoder} --lr_scheduler_type cosine_with_min_lr", "lr_scheduler_kwargs"),
+        ("--tasks demo_rte --models {encoder} --report_to wandb", "wandb"),
+        ("--tasks demo_rte --models {encoder} --lbe_layers 77", "names layer 77"),
         ("--tasks demo_rte --models nobody/nothing", "Model 'nobody/nothing' cannot be loaded"),
         ("--tasks rte --data_dir /nowhere", "/nowhere/RTE/train.tsv cannot be read"),
         ("--tasks demo_rte --models {encoder} --output_dir {folder}/something/grid", "something is a file"),

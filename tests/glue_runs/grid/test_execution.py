@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from glue_runs.analysis.store import GridFolder
+from glue_runs.finetune.fingerprint import fingerprint_encoder
 from glue_runs.grid import execution
+from glue_runs.grid.arguments import parse_grid
 from glue_runs.grid.execution import Seen, attempt, see
-from glue_runs.grid.plan import Run, parse_grid, plan_runs
+from glue_runs.grid.plan import Run, plan_runs
 
 TIMES = ("seconds", "examples_per_second", "peak_memory_mib")
 
@@ -186,15 +188,87 @@ def test_a_failure_that_cannot_be_written_is_a_line(
 def test_a_run_that_another_grid_wants_with_other_weights_is_left_alone(tmp_path: Path, tiny_encoder: str) -> None:
     run = run_with(tiny_encoder, "--max_steps", "1")
     folder = GridFolder(tmp_path)
-    folder.add({run.name: {**run.description, "trained_on": {"weights": "a"}}}, "one")
+    folder.add({run.name: {**run.description, "trained_on": {"examples": "a"}}}, "one")
     before = see(folder, run.name)
-    folder.add({run.name: {**run.description, "trained_on": {"weights": "b"}}}, "another")
+    folder.add({run.name: {**run.description, "trained_on": {"examples": "b"}}}, "another")
     line = attempt(folder, run, before)
-    assert line == f"{run.name}: left alone, another grid in this folder wants it trained on something else"
+    assert line == f"{run.name}: left alone, because another grid in this folder trains it on something else"
     assert folder.state(run.name) == "missing"
     line = attempt(folder, run, see(folder, run.name))
     assert line is not None
     assert "test accuracy" in line
+
+
+def test_weights_that_change_while_a_grid_works_are_noticed(tmp_path: Path, tiny_encoder: str) -> None:
+    import tiny
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_encoder, model)
+    run = run_with(str(model), "--max_steps", "1")
+    folder = GridFolder(tmp_path / "grid")
+    folder.add({run.name: {**run.description, "trained_on": fingerprint_encoder(str(model))}}, "one")
+    before = see(folder, run.name)
+    tiny.save_encoder(model, initializer_range=0.1)
+    line = attempt(folder, run, before)
+    assert line == f"{run.name}: failed: The weights of {model} changed after the grid started: start it again."
+    assert folder.state(run.name) == "failed"
+    shutil.copytree(tiny_encoder, model, dirs_exist_ok=True)
+    line = attempt(folder, run, see(folder, run.name))
+    assert line is not None
+    assert "test accuracy" in line
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "link to a folder", "link to a checkpoint", "broken link"])
+def test_what_a_run_folder_should_not_hold_is_removed(
+    kind: str, alone: GridFolder, run: Run, killed: GridFolder, tmp_path: Path
+) -> None:
+    path = killed.run_dir(run.name)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").touch()
+    if kind == "named pipe":
+        os.mkfifo(path / "pipe")
+    else:
+        place = {"link to a checkpoint": alone.run_dir(run.name) / "checkpoint-16", "broken link": tmp_path / "no"}
+        (path / "checkpoint-16").symlink_to(place.get(kind, tmp_path / "precious"))
+    line = attempt(killed, run, Seen())
+    assert line is not None
+    assert line.endswith(", resumed")
+    assert record(killed, run) == record(alone, run)
+    assert (tmp_path / "precious" / "thesis.tex").exists()
+    assert (alone.run_dir(run.name) / "checkpoint-16" / "model.safetensors").exists()
+
+
+def test_a_lack_of_memory_costs_no_checkpoint(killed: GridFolder, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    attempts = []
+    monkeypatch.setattr("glue_runs.finetune.trainer.GlueTrainer.train", lambda *a, **n: attempts.append(1) or fail())
+    line = attempt(killed, run, Seen())
+    assert line is not None
+    assert "DefaultCPUAllocator" in line
+    assert "cannot be resumed" not in line
+    assert len(attempts) == 1
+    assert (killed.run_dir(run.name) / "checkpoint-8").is_dir()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no \udcff"), ValueError("no \ud800")])
+def test_an_error_that_is_no_unicode_is_a_line(
+    error: Exception, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    folder = make_folder(tmp_path, run)
+    monkeypatch.setattr(execution, "prepare", fail)
+    line = attempt(folder, run, Seen())
+    assert line is not None
+    assert line.startswith(f"{run.name}: failed: no \\ud")
+    assert "no \\ud" in (folder.run_dir(run.name) / "error.txt").read_text()
+    monkeypatch.setattr(execution, "execute", fail)
+    line = attempt(folder, run, see(folder, run.name))
+    assert line is not None
+    assert line.startswith(f"{run.name}: failed: no \\ud")
 
 
 def test_a_folder_that_is_gone_is_a_line(tmp_path: Path, tiny_encoder: str) -> None:

@@ -1,8 +1,8 @@
 import pytest
 
-from glue_runs.errors import InputError
 from glue_runs.finetune.arguments import parse
-from glue_runs.grid.plan import Run, parse_grid, plan_runs
+from glue_runs.grid.arguments import parse_grid
+from glue_runs.grid.plan import Run, plan_runs
 
 SMALL = "--tasks rte --seeds 1 --learning_rates 3e-5 --lbe_alphas 0.5 --lbe_betas 0.01 --precision fp32".split()
 
@@ -49,14 +49,6 @@ def test_every_spelling_makes_the_same_runs() -> None:
     dashes = runs_of(*[word.replace("_", "-") for word in SMALL], "--max-length=64", "--no-lbe-ignore-padding")
     assert [run.name for run in plain] == [run.name for run in dashes]
     assert [run.settings for run in plain] == [run.settings for run in dashes]
-
-
-def test_the_cpu_is_used_in_every_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr("glue_runs.grid.plan.choose_precision", lambda use_cpu: asked.append(use_cpu) or ("fp32", ""))
-    for argument in ("--use_cpu", "--use-cpu=true", "--use_cpu false"):
-        parse_grid([*SMALL[:-2], *argument.split()])
-    assert asked == [True, True, False]
 
 
 def test_settings_of_lbe_are_not_those_of_the_baseline() -> None:
@@ -115,29 +107,3 @@ def test_protocol_of_the_authors() -> None:
 def test_beta_zero_is_the_baseline_and_repeated_values_count_once() -> None:
     runs = runs_of(*SMALL[:-4], "--lbe_betas", "0", "0.01", "0.01", "--seeds", "1", "1")
     assert [run.beta for run in runs] == [0.0, 0.01]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--learning_rates -0.1", "--learning_rates must be positive, not -0.1"),
-        ("--learning_rates 0", "--learning_rates must be positive, not 0"),
-        ("--learning_rates nan", "--learning_rates must be positive, not nan"),
-        ("--lbe_betas -1", "--lbe_betas must be zero or positive, not -1"),
-        ("--seeds -1", "--seeds must be zero or positive, not -1"),
-        ("--tasks rte sst", "There is no task 'sst'"),
-        ("--learning_rate 1e-5", "--learning_rate is swept by the grid: use --learning_rates"),
-        ("--workers 0", "--workers must be auto or at least 1, not 0"),
-        ("--workers all", "--workers must be auto or at least 1, not all"),
-        ("--seed=3", "--seed is swept by the grid: use --seeds"),
-        ("--learning-rate 1e-5", "--learning_rate is swept by the grid: use --learning_rates"),
-        ("--max_length 64 --lbe-beta=5", "--lbe_beta is swept by the grid: use --lbe_betas"),
-        ("--task-name rte", "--task_name is swept by the grid: use --tasks"),
-        ("--hub-model-id me/model", "--hub_model_id differs from task to task: use --hub_model_id_prefix"),
-        ("--resume-from-checkpoint last", "--resume_from_checkpoint is not needed"),
-        ("--bf16", "--bf16 is a precision: use --precision bf16"),
-    ],
-)
-def test_bad_values(arguments: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        parse_grid(arguments.split())

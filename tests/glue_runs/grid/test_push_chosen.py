@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from grids import description, made_up, made_up_grid
 
+from glue_runs.grid.arguments import GridArguments
 from glue_runs.grid.command import main as grid_main
-from glue_runs.grid.plan import GridArguments, Run
+from glue_runs.grid.plan import Run
 from glue_runs.grid.push_chosen import choose_run, push_chosen
 
 

@@ -23,14 +23,14 @@ def test_row_counts_that_differ_are_said(tmp_path: Path, warnings_of: Any) -> No
         lines = ["index\tsentence1\tsentence2\tlabel", *(f"{row}\ta\tb\tentailment" for row in range(rows))]
         (tmp_path / "RTE" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     load_official(TASKS["rte"], str(tmp_path))
-    assert "rte has 2 train rows here, officially 2490." in warnings_of()
-    assert "rte has 1 validation rows here, officially 277." in warnings_of()
+    assert "rte has 2 train examples here, officially 2490." in warnings_of()
+    assert "rte has 1 validation examples here, officially 277." in warnings_of()
 
 
 def test_split_is_that_of_its_seed() -> None:
     official = load_official(DEMO, None)
     first, again, other = (split(official, DEMO, split_seed=seed) for seed in (0, 0, 1))
-    rows = DEMO.train_rows
+    rows = DEMO.train_examples
     sizes = {"train": rows * 4 // 5, "validation": rows // 5, "test": DEMO.test_splits["validation"]}
     assert {name: len(part) for name, part in first.items()} == sizes
     assert first["validation"]["idx"] == again["validation"]["idx"]

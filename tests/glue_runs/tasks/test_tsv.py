@@ -64,7 +64,7 @@ def test_known_broken_rows_are_left_out_and_said(tmp_path: Path, warnings_of: An
         (RTE + "0\ta\tb\tentailment\n1\ta\tentailment\n", r"train.tsv, line 3: 3 columns, expected 4"),
         (RTE + "0\ta\tb\tmaybe\n", r"line 2: label 'maybe' is none of entailment, not_entailment"),
         (RTE, "has no examples"),
-        ("", "has no column 'sentence1' in line 1: it is no official file of rte"),
+        ("", "has no column 'sentence1' in line 1: it is not an official file of rte"),
         (b"index\t\xff\xfe\n", "is not UTF-8 text"),
         (RTE + "0\ta\0\tb\tentailment\n", "line 2: it has NUL bytes"),
         (RTE + f"0\t{'a' * 131_073}\tb\tentailment\n", r"line 2: field larger than field limit \(131072\)"),

@@ -19,7 +19,7 @@ import pytest
 from glue_runs.analysis.store import GridFolder
 from glue_runs.errors import InputError
 from glue_runs.grid.command import main
-from glue_runs.grid.engines import RayEngine
+from glue_runs.grid.ray_engine import RayEngine
 
 GRID = "--tasks demo_rte --learning_rates 1e-3 --lbe_alphas 0.5 --lbe_betas 0.05 --num_train_epochs 4"
 GRID += " --workers 1 --cpus_per_run 1"
@@ -228,7 +228,7 @@ def test_an_address_where_nothing_listens(
 
 def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: the tests of --engine ray did not run")
-    monkeypatch.setattr("glue_runs.grid.engines._PATIENCE_TO_JOIN", 8)
+    monkeypatch.setattr("glue_runs.grid.ray_engine._PATIENCE_TO_JOIN", 8)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(InputError, match=re.escape(f"{address} does not answer (it is no Ray cluster, or")):
