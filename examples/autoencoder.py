@@ -92,11 +92,11 @@ def train(args: Arguments, depth: int, splits: Splits) -> tuple[dict[str, float]
     """Scores on the validation and the test images, and the test images as the network gives them back."""
     set_seed(args.seed)
     model = VariationalAutoencoder(splits.train.images[0].numel(), depth, args.width, args.latent)
-    rows = [StackDataset(images=split.images) for split in splits]
+    training, validation, _ = (StackDataset(images=split.images) for split in splits)
     # The authors' Adam has its weight decay in the gradient, which that of `--optim` has not.
     settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
     adam = (torch.optim.Adam, settings) if args.paper else None
-    trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], optimizer_cls_and_kwargs=adam)
+    trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, optimizer_cls_and_kwargs=adam)
     show_only_a_bar(trainer)
     trainer.train()
     scores = {}

@@ -6,9 +6,9 @@
     python examples/deep_bert.py --lr_scheduler_type constant --max_steps 400  # as in results/deep_bert
 
 Twelve words of forty; are most of them among the first twenty? A shallow transformer learns this in a hundred steps.
-In a deep one the upper layers come to say the same of every sequence, and no gradient brings them back. Both trainers
-start from the same weights and see the same batches, no row twice; `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes
-every argument of `LBETrainingArguments`, too; needs the extra `examples`.
+In a deep one the upper layers come to give the same output for every sequence, and no gradient brings them back. Both
+trainers start from the same weights and see the same batches, no example twice; `Trainer` is `LBETrainer` with
+`lbe_beta=0`. Takes every argument of `LBETrainingArguments`, too; needs the extra `examples`.
 """
 
 import copy
@@ -82,8 +82,8 @@ class Progress(ProgressCallback):
             self.training_bar.set_postfix(accuracy=f"{logs['accuracy']:.3f}")
 
 
-def sentences(rows: int, seed: int) -> StackDataset:
-    words = torch.randint(WORDS, (rows, LENGTH), generator=torch.Generator().manual_seed(seed))
+def sentences(count: int, seed: int) -> StackDataset:
+    words = torch.randint(WORDS, (count, LENGTH), generator=torch.Generator().manual_seed(seed))
     return StackDataset(input_ids=words, labels=((words < WORDS // 2).sum(1) > LENGTH // 2).long())
 
 
@@ -96,16 +96,16 @@ def network(args: Arguments, words: int = WORDS, labels: int = 2) -> PreTrainedM
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def trainer_for(args: Arguments, rows: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
-    trainer = AccuracyTrainer(model, args, train_dataset=rows)
+def trainer_for(args: Arguments, examples: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
+    trainer = AccuracyTrainer(model, args, train_dataset=examples)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress)
     return trainer
 
 
-def train(args: Arguments, rows: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
-    trainer = trainer_for(args, rows, model)
+def train(args: Arguments, examples: Dataset, model: PreTrainedModel) -> AccuracyTrainer:
+    trainer = trainer_for(args, examples, model)
     trainer.train()
     return trainer
 
@@ -135,13 +135,13 @@ def draw(histories: dict[str, list[History]], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Trains every model, draws, prints what became of each method, and returns a row for each model."""
+    """Train every model, draw, print what became of each method, and return a line for each model."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     table, histories = [], defaultdict(list)
     for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):
         args.seed, args.lbe_beta = seed, beta
-        rows = sentences(args.max_steps * args.gradient_accumulation_steps * args.train_batch_size, seed)
-        history = train(copy.copy(args), rows, network(args)).state.log_history
+        examples = sentences(args.max_steps * args.gradient_accumulation_steps * args.train_batch_size, seed)
+        history = train(copy.copy(args), examples, network(args)).state.log_history
         histories[trainer].append(history)
         table.append({"trainer": trainer, "seed": seed, **summary(history)})
     draw(histories, args.output_dir)

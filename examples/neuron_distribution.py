@@ -91,7 +91,7 @@ def draw(layers: list[np.ndarray], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Trains the network, draws its units, prints the table, and returns it: a row for each hidden layer."""
+    """Train the network, draw its units, print the table, and return it: a row for each hidden layer."""
     args = parse(Arguments, defaults, argv)
     splits = standardize(load_images(args))
     set_seed(args.seed)

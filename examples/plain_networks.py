@@ -191,14 +191,12 @@ def train(args: Arguments, method: Method, splits: Splits) -> tuple[dict[str, fl
     shape = splits.train.images.shape[1:]
     sizes = (args.network, args.depth, args.width, method.init, method.normalization, args.dense)
     model = PlainNetwork(shape, splits.classes, *sizes)
-    rows = dataset(splits.train), dataset(splits.validation)
-    trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], compute_metrics=accuracy_of)
+    training, validation, test = (dataset(split) for split in splits)
+    trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, compute_metrics=accuracy_of)
     show_only_a_bar(trainer)
     seconds = trainer.train().metrics["train_runtime"]
-    (validation, test) = (
-        trainer.predict(dataset(split)).metrics["test_accuracy"] for split in (splits.validation, splits.test)
-    )
-    return {"validation": validation, "test": test, "seconds": seconds}, trainer.state.log_history
+    scores = [trainer.predict(examples).metrics["test_accuracy"] for examples in (validation, test)]
+    return {"validation": scores[0], "test": scores[1], "seconds": seconds}, trainer.state.log_history
 
 
 def draw(histories: dict[str, Any], folder: str) -> None:

@@ -104,12 +104,12 @@ def train(args: Arguments, splits: Splits) -> tuple[dict[str, float], list[dict[
         splits: standardized, of at least 32 x 32 pixels.
     """
     model = network(args, splits.train.images.shape[1], splits.classes)
-    rows = [dataset(split, "pixel_values") for split in splits]
-    trainer = LBETrainer(model, args, train_dataset=rows[0], eval_dataset=rows[1], compute_metrics=accuracy_of)
+    training, validation, test = (dataset(split, "pixel_values") for split in splits)
+    trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, compute_metrics=accuracy_of)
     show_only_a_bar(trainer)
     seconds = trainer.train().metrics["train_runtime"]
-    validation, test = (trainer.predict(split).metrics["test_accuracy"] for split in rows[1:])
-    return {"validation": validation, "test": test, "seconds": seconds}, trainer.state.log_history
+    scores = [trainer.predict(examples).metrics["test_accuracy"] for examples in (validation, test)]
+    return {"validation": scores[0], "test": scores[1], "seconds": seconds}, trainer.state.log_history
 
 
 def draw(histories: dict[str, Any], folder: str) -> None:

@@ -58,21 +58,27 @@ class Cluster:
         return found
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """For every test: the first one that imports Ray need not be one that asks for the cluster."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        pytest.importorskip("ray", reason="Ray is not installed: the tests of --engine ray did not run")
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        started = subprocess.Popen([sys.executable, "-c", _CLUSTER], text=True, **pipes)
-        assert started.stdin is not None
-        assert started.stdout is not None
-        address = next(line.split()[1] for line in started.stdout if line.startswith("address:"))
-        assert address.startswith("127.0.0.1:")
-        yield Cluster(psutil.Process(started.pid), ["--engine", "ray", "--ray_address", address])
-        started.stdin.close()
-        started.wait(PATIENCE)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    pytest.importorskip("ray", reason="Ray is not installed: the tests of --engine ray did not run")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    started = subprocess.Popen([sys.executable, "-c", _CLUSTER], text=True, **pipes)
+    assert started.stdin is not None
+    assert started.stdout is not None
+    address = next(line.split()[1] for line in started.stdout if line.startswith("address:"))
+    assert address.startswith("127.0.0.1:")
+    yield Cluster(psutil.Process(started.pid), ["--engine", "ray", "--ray_address", address])
+    started.stdin.close()
+    started.wait(PATIENCE)
 
 
 @pytest.fixture
