@@ -29,7 +29,7 @@ from glue_runs.finetune.arguments import parse
 from glue_runs.finetune.run import prepare
 from glue_runs.grid.arguments import ACTIVATIONS, PROTOCOLS
 from glue_runs.grid.progress import quiet_libraries
-from lbe_hf.activations import TargetModules
+from lbe_hf.target_modules import TargetModules
 
 
 class AuthorsTrainer(Trainer):
@@ -37,9 +37,9 @@ class AuthorsTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Tensor:
         source = TargetModules(model, str(self.args.lbe_target_modules))
-        with source.listen(inputs) as listening:
-            loss, outputs = super().compute_loss(model, listening, return_outputs=True, **kwargs)
-        activations = source.collect(outputs, inputs)
+        with source.listen() as recording:
+            loss = super().compute_loss(model, inputs, **kwargs)
+        activations = recording.take(None)
         penalty = torch.zeros((), device=loss.device)
         for activation in activations:
             std = torch.std(activation.value.flatten(1), dim=0)
