@@ -4,11 +4,11 @@
     python benchmarks/grid_speed.py --data_dir path/to/glue --tasks rte --steps 10
 
 The authors' way: random batches in float32, every example padded to 128 tokens, and the entropy of each layer written
-down with `torch.std`. The grid's: batches grouped by length, padded to their longest example, in the precision that suits the
-device, with `LBETrainer`. Both regularize the outputs of the feed-forward layers and the pooled output. The two take
-turns, a step each, in one process, over all full batches of an epoch; or over `--steps` of them, spread evenly from
-the shortest to the longest, because a few random batches would say little where lengths differ. Examples a second are
-those of all steps together.
+down with `torch.std`. The grid's: batches grouped by length, padded to their longest example, in the precision that
+suits the device, with `LBETrainer`. Both regularize the outputs of the feed-forward layers and the pooled output. The
+two take turns, a step each, in one process, over all full batches of an epoch; or over `--steps` of them, spread
+evenly from the shortest to the longest, because a few random batches would say little where lengths differ. Examples a
+second are those of all steps together.
 """
 
 from __future__ import annotations
