@@ -248,7 +248,7 @@ def _test_splits(task: str) -> list[str]:
 
 def _figures(folder: GridFolder, records: Records, results: pd.DataFrame) -> str:
     if importlib.util.find_spec("matplotlib") is None:
-        return "No figures without matplotlib: install it with `pip install 'lbe-hf[plot]'` and make the report again."
+        return "No figures without matplotlib: install it with `pip install matplotlib` and make the report again."
     from .figures import draw
 
     links = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in draw(folder.path, results, records)]

