@@ -21,9 +21,7 @@ class Activation:
     name: str
     value: Tensor  # (B, ...)
     mask: Tensor | None  # (B, T), True at real tokens; its shape may not match `value`, see `mask_fits`
-    version: (
-        int | None
-    )  # version counter of `value` when recorded; None where autograd does not track in-place changes
+    version: int | None  # version counter of `value` when recorded; None if autograd does not track changes in place
 
     @staticmethod
     def of(name: str, value: Tensor, mask: Tensor | None) -> Activation:

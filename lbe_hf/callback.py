@@ -196,9 +196,8 @@ class InformationFlowCallback(TrainerCallback):
         logs = self._log_line(flow)
         line = {**logs, "epoch": state.epoch} if state.epoch is not None else dict(logs)
         state.log_history.append({**line, "step": state.global_step})
-        should_log = (
-            control.should_log
-        )  # on_log of the handler resets it, although the trainer's own line is still due
+        # The handler's on_log resets it, although the trainer's own line is still due.
+        should_log = control.should_log
         _calling_handler().on_log(args, state, control, line)
         control.should_log = should_log
         for event in self.history.add(state.global_step, flow.layers, flow.findings, flow.verdict):

@@ -110,9 +110,8 @@ def _from_file(path: Path) -> Dataset:
         with path.open("rb") as file:
             if file.read(2**16).lstrip()[:1] not in (b"[", b"{"):
                 raise ValueError("the file is neither a JSON list nor lines of JSON objects.")
-    options = (
-        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    )  # GLUE files have no quoting
+    # GLUE files have no quoting.
+    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
     return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
 
 

@@ -148,9 +148,8 @@ def _request_for(model: nn.Module) -> dict[str, bool]:
 
 def _count_hidden_states(config: Any) -> int | None:
     """Number of hidden states of a Transformers model, or None if its configuration does not determine it."""
-    if (
-        config is None or not hasattr(config, "get_text_config") or hasattr(config, "block_sizes")
-    ):  # Funnel has `block_sizes`
+    # Funnel, with `block_sizes`, also returns the hidden states of its decoder.
+    if config is None or not hasattr(config, "get_text_config") or hasattr(config, "block_sizes"):
         return None
     try:
         text = config.get_text_config()

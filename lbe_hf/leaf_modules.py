@@ -56,9 +56,8 @@ class LeafModules:
         if given is None or not _is_activation(output, batch_size):
             return
         dead, nonfinite = dead_and_nonfinite(output, fitting(mask, output))
-        if (
-            dead > 0 or nonfinite > 0
-        ):  # a fault that is in the input already is not counted; the input is read only here
+        # A fault that is in the input already is not counted; only then is the input read.
+        if dead > 0 or nonfinite > 0:
             dead_before, nonfinite_before = dead_and_nonfinite(given, fitting(mask, given))
             nonfinite = nonfinite if nonfinite_before == 0 else 0.0
             if dead <= dead_before:

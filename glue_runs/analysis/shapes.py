@@ -91,10 +91,8 @@ def check_record(path: Path, record: dict[str, Any], description: dict[str, Any]
         raise wrong_content(path, _RECORD, "its environment has no device")
     for line in record["history"]:
         check_shape(path, line, LogLine, _RECORD)
-        for name in (
-            "entropies",
-            "targets",
-        ):  # by hand, which is faster: they are most of what a large grid has to read
+        # By hand, which is faster: they are most of what a large grid has to read.
+        for name in ("entropies", "targets"):
             values = line[name]
             if len(values) not in (0, len(record["layers"])) or not all(isinstance(v, (float, int)) for v in values):
                 raise wrong_content(path, _RECORD, f"the {name} of step {line['step']} are not one number per layer")

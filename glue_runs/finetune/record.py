@@ -71,9 +71,8 @@ def read_json(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text, parse_int=_parse_int)
         if _SURROGATE.search(text):
-            json.dumps(content, ensure_ascii=False).encode(
-                "utf-8"
-            )  # a pair of surrogates is a character, a single one raises
+            # A pair of surrogates is a character; a single one raises.
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
         return content
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
@@ -155,9 +154,8 @@ def reset_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
-        with contextlib.suppress(
-            OSError
-        ):  # not permitted everywhere; then, the peak counts from the start of the process
+        # Not permitted everywhere; then, the peak counts from the start of the process.
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 

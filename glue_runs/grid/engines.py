@@ -62,9 +62,8 @@ def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], keep_models: 
             if line is not None:
                 tqdm.write(line)
             bar.update()
-            if (
-                time.monotonic() > prune_again
-            ):  # pruning reads all results, which takes longer than a run on a large grid
+            # Pruning reads all results, which takes longer than a run on a large grid.
+            if time.monotonic() > prune_again:
                 begun = time.monotonic()
                 _prune(folder, keep_models)
                 prune_again = begun + _PRUNE_EVERY * (time.monotonic() - begun)

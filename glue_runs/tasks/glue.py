@@ -23,9 +23,8 @@ class Task:
     train_examples: int
     test_splits: Mapping[str, int]
     folder: str = ""  # in the official distribution; empty for a generated task
-    tsv_columns: Mapping[str, str] = field(
-        default_factory=dict
-    )  # names of the text columns and the label in the official files
+    # Names of the text columns and the label in the official files:
+    tsv_columns: Mapping[str, str] = field(default_factory=dict)
     tsv_header: tuple[str, ...] = ()  # columns of official files that have no header line
     tsv_labels: tuple[str, ...] = ()  # labels as written in the official files
     tsv_broken_lines: int = 0  # lines of the official files that lack columns
