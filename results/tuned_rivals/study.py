@@ -52,10 +52,10 @@ class Run:
 def plan(done: pd.DataFrame) -> Iterator[Run]:
     """All runs, as far as the results so far tell.
 
-    Seeds 0 to 2 of all settings, seed by seed; then seeds 3 and 4 of those that can still be chosen; then the fresh
-    seeds of the chosen ones.
+    Seeds 0 to 2 of all settings, those of the question of robustness first; then seeds 3 and 4 of those that can still
+    be chosen; then the fresh seeds of the chosen ones.
     """
-    first = [run for seed in choice.FIRST_SEEDS for run in settings(seed)]
+    first = [run for settings in (cells, other_settings) for seed in choice.FIRST_SEEDS for run in settings(seed)]
     yield from first
     if done.empty or not {run.name for run in first} <= set(done["run"]):
         return
@@ -67,11 +67,15 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
         yield from (Run(seed, **setting) for _, setting in choice.chosen(runs)[choice.SETTING].iterrows())
 
 
-def settings(seed: int) -> Iterator[Run]:
-    """The 30 cells without LBE and with it, the rest of LBE's 30 settings, and the other initializations."""
+def cells(seed: int) -> Iterator[Run]:
+    """The 30 cells of learning rate, warm-up and clipping, without LBE and with it."""
+    for rate, warmup_steps, max_grad_norm, beta in product(LEARNING_RATES, (0, 40, 100), (1.0, 0.1), (0.0, 2.0)):
+        yield Run(seed, rate, warmup_steps, max_grad_norm, beta=beta)
+
+
+def other_settings(seed: int) -> Iterator[Run]:
+    """The other initializations, and LBE's 30 settings, five of which are also cells."""
     for rate in LEARNING_RATES:
-        for warmup_steps, max_grad_norm, beta in product((0, 40, 100), (1.0, 0.1), (0.0, 2.0)):
-            yield Run(seed, rate, warmup_steps, max_grad_norm, beta=beta)
         for initialization in ("gpt2", "deepnorm", "prelayernorm"):
             yield Run(seed, rate, initialization=initialization)
         for alpha, beta in product((0.3, 0.5, 0.7), (0.5, 2.0)):
