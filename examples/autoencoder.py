@@ -1,14 +1,14 @@
-"""A variational autoencoder of plain ReLU layers, without the penalty and with it, by depth.
+"""Variational autoencoders of plain ReLU layers at several depths, with the penalty and without.
 
     python examples/autoencoder.py                                   # scikit-learn's digits
     python examples/autoencoder.py --depths 50 --seeds 0 1 2
     python examples/autoencoder.py --paper --data_dir path/to/mnist  # section 4.4
     python examples/autoencoder.py --paper --data fashion_mnist --data_dir path/to/fashion_mnist
 
-The module returns the loss itself, reconstruction and Kullback-Leibler divergence; the penalty lies on every hidden
-layer of encoder and decoder. The waterfall schedule halves the learning rate when the loss on the validation images
-stops to fall; the test images are evaluated once, at the end. `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes every
-argument of `LBETrainingArguments`, too; needs the extra `examples`.
+The module returns its own loss, the sum of reconstruction error and Kullback-Leibler divergence. The penalty applies
+to all hidden layers of encoder and decoder. The waterfall schedule halves the learning rate when the validation loss
+stops falling. The test images are evaluated once, at the end. `Trainer` is `LBETrainer` with `lbe_beta=0`. The script
+also takes all `LBETrainingArguments`. It needs the extra `examples`.
 """
 
 import copy
@@ -33,10 +33,10 @@ from lbe_hf import LBETrainer, LBETrainingArguments
 
 @dataclass
 class Arguments(ImageArguments, LBETrainingArguments):
-    depths: list[int] = field(default_factory=lambda: [1, 5, 10, 25, 50], metadata={"help": "Layers on either side."})
+    depths: list[int] = field(default_factory=lambda: [1, 5, 10, 25, 50], metadata={"help": "Layers of each half."})
     width: int = field(default=128, metadata={"help": "Units of a hidden layer."})
     latent: int = field(default=10, metadata={"help": "Dimensions of the code."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network each for every method."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network per method and seed."})
     output_dir: str = "runs/autoencoder"
     num_train_epochs: float = 100
     learning_rate: float = 1e-3
@@ -49,15 +49,15 @@ class Arguments(ImageArguments, LBETrainingArguments):
     logging_strategy: str = "no"
     eval_strategy: str = "epoch"
     save_strategy: str = "no"
-    # Images are inputs and labels at once: without labels `Trainer` computes no validation loss.
+    # The images are inputs and labels at once: without labels, `Trainer` computes no validation loss.
     label_names: list[str] | None = field(default_factory=lambda: ["images"])
     prediction_loss_only: bool = True
 
 
 def defaults(given: Namespace) -> dict[str, Any]:
-    """The steps of the waterfall; with `--paper` section 4.4 and the authors' scripts, with the loss of this example.
+    """The waterfall schedule; with `--paper`, section 4.4 and the authors' scripts, except for the loss.
 
-    They try alpha 1.5, 2.0 and 2.5, beta 0.2, 0.5, 1.0 and 1.5.
+    The authors try alpha 1.5, 2.0 and 2.5, and beta 0.2, 0.5, 1.0 and 1.5.
     """
     waterfall = given.lr_scheduler_type == Arguments.lr_scheduler_type
     schedule = {"lr_scheduler_kwargs": {"factor": 0.5, "patience": 5}} if waterfall else {}
@@ -80,7 +80,7 @@ class VariationalAutoencoder(nn.Module):
         reconstruction = self.decoder(mean + noise * (log_variance / 2).exp()).sigmoid().view_as(images)
         error = (reconstruction - images).square().flatten(1).sum(1)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
-        # Pixels as Gaussians of deviation 0.2: a larger one leaves the code empty.
+        # Pixels are Gaussian with a deviation of 0.2: with a larger one, the code carries no information.
         return {"loss": (error / (2 * 0.2**2) + divergence).mean(), "reconstruction": reconstruction}
 
 
@@ -89,11 +89,11 @@ def hidden(sizes: list[int]) -> list[nn.Module]:
 
 
 def train(args: Arguments, depth: int, splits: Splits) -> tuple[dict[str, float], Tensor]:
-    """Scores on the validation and the test images, and the test images as the network gives them back."""
+    """Train a network; return its validation and test scores, and the reconstructed test images."""
     set_seed(args.seed)
     model = VariationalAutoencoder(splits.train.images[0].numel(), depth, args.width, args.latent)
     training, validation, _ = (StackDataset(images=split.images) for split in splits)
-    # The authors' Adam has its weight decay in the gradient, which that of `--optim` has not.
+    # The authors use Adam with weight decay as part of the gradient, which `--optim` does not offer.
     settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
     adam = (torch.optim.Adam, settings) if args.paper else None
     trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, optimizer_cls_and_kwargs=adam)
@@ -116,13 +116,13 @@ def reconstruct(model: VariationalAutoencoder, images: Tensor) -> Tensor:
 
 def similarity(images: Tensor, originals: Tensor) -> float:
     """The mean structural similarity index (SSIM), at most 1."""
-    # Its usual window, 11 pixels wide, is larger than a digit of scikit-learn.
+    # The usual window is 11 pixels wide, larger than a digit of scikit-learn.
     sigma = 0.5 if originals.shape[-1] < 16 else 1.5
     return float(structural_similarity_index_measure(images, originals, sigma=sigma, data_range=1.0))
 
 
 def draw(rows: dict[str, Tensor], folder: str) -> None:
-    """Ten images a row, the given ones on top."""
+    """Draw ten images per row."""
     figure = Figure(figsize=(6, 0.5 * len(rows)), layout="constrained")
     for axes, (name, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
         axes.imshow(torch.cat(list(images[:10].mean(1)), 1).numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
@@ -132,7 +132,7 @@ def draw(rows: dict[str, Tensor], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Trains every network, prints the table, draws the first seed, and returns the table."""
+    """Train all networks, draw reconstructions of the first seed, print the table, and return it."""
     args = parse(Arguments, defaults, argv)
     splits = load_images(args)
     table, figures = [], {"test images": splits.test.images}

@@ -1,14 +1,14 @@
-"""A deep BERT trained from scratch collapses, or does not, by the luck of its seed; the penalty changes the odds.
+"""Whether a deep BERT trains from scratch depends on its seed; the penalty makes it more likely.
 
     python examples/deep_bert.py                                               # 48 layers
     python examples/deep_bert.py --warmup_steps 14                             # does a warm-up do as well?
-    python examples/deep_bert.py --model_type roberta-prelayernorm             # or the other kind of transformer?
+    python examples/deep_bert.py --model_type roberta-prelayernorm             # does pre-layer normalization?
     python examples/deep_bert.py --lr_scheduler_type constant --max_steps 400  # as in results/deep_bert
 
-Twelve words of forty; are most of them among the first twenty? A shallow transformer learns this in a hundred steps.
-In a deep one the upper layers come to give the same output for every sequence, and no gradient brings them back. Both
-trainers start from the same weights and see the same batches, no example twice; `Trainer` is `LBETrainer` with
-`lbe_beta=0`. Takes every argument of `LBETrainingArguments`, too; needs the extra `examples`.
+The task: of twelve words from a vocabulary of forty, do most belong to the first twenty? A shallow transformer learns
+it in a hundred steps. In a deep one, the upper layers collapse: they give the same output for every sequence and do
+not recover. Both methods start from the same weights and see the same batches, and no example is repeated. `Trainer`
+is `LBETrainer` with `lbe_beta=0`. The script also takes all `LBETrainingArguments`. It needs the extra `examples`.
 """
 
 import copy
@@ -42,8 +42,8 @@ History = list[dict[str, float]]
 @dataclass
 class Arguments(LBETrainingArguments):
     depth: int = field(default=48, metadata={"help": "Layers, of 64 features each."})
-    model_type: str = field(default="bert", metadata={"help": "Or another text encoder, as roberta-prelayernorm."})
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One model each for every method."})
+    model_type: str = field(default="bert", metadata={"help": "A text encoder, such as bert or roberta-prelayernorm."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One model per method and seed."})
     output_dir: str = "runs/deep_bert"
     max_steps: int = 140
     learning_rate: float = 1e-3
@@ -56,7 +56,7 @@ class Arguments(LBETrainingArguments):
 
 
 class AccuracyTrainer(LBETrainer):
-    """Logs the accuracy on the batches, each taken before the step that is made with it."""
+    """Logs the training accuracy, measured on each batch before its step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,7 +75,7 @@ class AccuracyTrainer(LBETrainer):
 
 
 class Progress(ProgressCallback):
-    """The bar with the accuracy, without a line of log for each part of the training."""
+    """A progress bar that shows the accuracy instead of printing log lines."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and "accuracy" in logs:
@@ -88,7 +88,7 @@ def sentences(count: int, seed: int) -> StackDataset:
 
 
 def network(args: Arguments, words: int = WORDS, labels: int = 2) -> PreTrainedModel:
-    """Random weights, by the seed of the arguments."""
+    """A model with random weights, drawn with the seed of the arguments."""
     set_seed(args.seed)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": args.depth}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -111,13 +111,13 @@ def train(args: Arguments, examples: Dataset, model: PreTrainedModel) -> Accurac
 
 
 def summary(history: History) -> dict[str, float]:
-    """Over the last steps logged: accuracy, and batch entropy (nats) of the layer that lets least through."""
+    """Of the last log line: the accuracy, and the lowest batch entropy of all layers, in nats."""
     last = [line for line in history if "accuracy" in line][-1]
     return {"accuracy": last["accuracy"], "lowest_entropy": last["entropy_min"]}
 
 
 def draw(histories: dict[str, list[History]], folder: str) -> None:
-    """Accuracy by step with a line a seed, and entropy by layer and step for the median seed of each method."""
+    """Draw accuracy by step, one line per seed, and entropy by layer and step for the median seed of each method."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     curves, maps = (Figure(figsize=(7.5, 3.2), layout="constrained") for _ in range(2))
     columns = zip(histories.items(), curves.subplots(1, 2, sharey=True), maps.subplots(1, 2, sharey=True), strict=True)
@@ -135,7 +135,7 @@ def draw(histories: dict[str, list[History]], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Train every model, draw, print what became of each method, and return a line for each model."""
+    """Train all models, draw the figures, print a summary by method, and return a table with one row per model."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     table, histories = [], defaultdict(list)
     for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):

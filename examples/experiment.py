@@ -1,4 +1,4 @@
-"""What the examples on images share: their command line, their datasets, the accuracy and the progress bar."""
+"""Shared by the examples on images: command line, datasets, accuracy and progress bar."""
 
 import sys
 from argparse import Namespace
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def parse(arguments: type[T], defaults: Callable[[Namespace], dict[str, Any]], argv: Sequence[str] | None = None) -> T:
-    """The command line, where the defaults of some arguments depend on others; what is given there wins.
+    """Parse a command line in which some defaults depend on other arguments.
 
     Args:
         arguments: a dataclass with a default for every field.
-        defaults: what differs from these defaults, by the arguments as given.
-        argv: default: those of the process.
+        defaults: returns the defaults that differ, given the arguments; what the command line sets is not changed.
+        argv: the words of the command line; by default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(arguments)
@@ -29,7 +29,7 @@ def parse(arguments: type[T], defaults: Callable[[Namespace], dict[str, Any]], a
 
 
 def dataset(split: Split, images: str = "images") -> StackDataset:
-    """Rows of a dictionary each; `images` is the name that the model has for them."""
+    """Examples as dictionaries; `images` is the model's name for the images."""
     return StackDataset(**{images: split.images, "labels": split.labels})
 
 
@@ -38,14 +38,14 @@ def accuracy_of(outputs: EvalPrediction) -> dict[str, float]:
 
 
 def show_only_a_bar(trainer: Trainer) -> None:
-    """Or nothing with `--disable_tqdm`, instead of a line for each epoch."""
+    """Show a progress bar instead of one line per epoch; with `--disable_tqdm`, show nothing."""
     trainer.remove_callback(PrinterCallback if trainer.args.disable_tqdm else ProgressCallback)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)
 
 
 class Progress(ProgressCallback):
-    """The bar with the validation score."""
+    """A progress bar that shows the validation score."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and "eval_loss" in logs:

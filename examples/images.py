@@ -1,6 +1,6 @@
-"""The image data of the examples: scikit-learn's digits, or files of the paper's data sets.
+"""Image data of the examples: scikit-learn's digits, or the datasets of the paper, read from files.
 
-Tested on small files that the tests write in these formats, not on the data sets themselves. There is no augmentation.
+The tests write small files in these formats; the datasets themselves were not read. There is no augmentation.
 """
 
 import gzip
@@ -26,19 +26,19 @@ DATA = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder"]
 class ImageArguments:
     data: str = field(
         default="digits",
-        metadata={"help": "digits of scikit-learn, or what data_dir has; folder: train/CLASS/* and val/CLASS/*.",
+        metadata={"help": "digits: scikit-learn's; others: read from data_dir; folder: train/CLASS/* and val/CLASS/*.",
                   "choices": DATA},
     )  # fmt: skip
     data_dir: str = field(
         default=".",
-        metadata={"help": "Folder of IDX files (plain or .gz), of the python pickles of CIFAR, or of Parquet files."},
+        metadata={"help": "Folder of IDX files (plain or .gz), CIFAR's Python pickles, or Parquet files."},
     )
-    image_size: int = field(default=64, metadata={"help": "Height and width to which images of folders are cut."})
+    image_size: int = field(default=64, metadata={"help": "Height and width of images from folders."})
     validation_fraction: float = field(
         default=0.2,
-        metadata={"help": "Share of the training images to choose settings on. 0: train on all, validate on test."},
+        metadata={"help": "Share of the training images to validate on. 0: validate on the test images."},
     )
-    paper: bool = field(default=False, metadata={"help": "Settings of the paper; other arguments change single ones."})
+    paper: bool = field(default=False, metadata={"help": "Use the paper's settings; other arguments win."})
 
 
 class Split(NamedTuple):
@@ -62,7 +62,7 @@ class Splits(NamedTuple):
 
 
 def load_images(args: ImageArguments) -> Splits:
-    """Images as floats from 0 to 1; a line and exit code 2 for files that are missing, damaged or unsafe."""
+    """Read the images as floats from 0 to 1; exit with code 2 if files are missing, damaged or unsafe."""
     try:
         train, test = _read(args.data, Path(args.data_dir), args.image_size)
     except (OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
@@ -75,7 +75,7 @@ def load_images(args: ImageArguments) -> Splits:
     ]
     if args.validation_fraction == 0:
         return Splits(splits[0], splits[1], splits[1])
-    # By a seed of its own: all runs are judged on the same images.
+    # The seed is fixed, so that all runs validate on the same images.
     rest, chosen = train_test_split(
         range(len(train[1])), test_size=args.validation_fraction, random_state=0, stratify=train[1]
     )
@@ -84,7 +84,7 @@ def load_images(args: ImageArguments) -> Splits:
 
 
 def standardize(splits: Splits) -> Splits:
-    """The same images, by the mean and the deviation of all pixels of the training images."""
+    """Scale the images by the mean and standard deviation of all training pixels."""
     mean, deviation = splits.train.images.mean(), splits.train.images.std()
     return splits.map_images(lambda images: (images - mean) / deviation)
 
@@ -116,7 +116,7 @@ def _read(data: str, folder: Path, size: int) -> tuple[Arrays, Arrays]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Bytes of an IDX file, plain or .gz: two zeros, the type, the number of dimensions, each of them, the data."""
+    """The array in an IDX file, plain or .gz. Header: two zeros, type, number of dimensions, dimensions."""
     packed = path.with_name(f"{path.name}.gz")
     content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
     start = 4 + 4 * content[3]
@@ -124,7 +124,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads plain types and arrays of NumPy, and executes nothing else that a file may name."""
+    """Reads plain types and NumPy arrays; refuses anything else, so that a file cannot execute code."""
 
     ALLOWED = {  # noqa: RUF012
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # the name before NumPy 2
@@ -135,12 +135,12 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which is no part of an array.")
+            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which is not part of an array.")
         return self.ALLOWED[module, name]
 
 
 def read_cifar(path: Path) -> Arrays:
-    """A batch of CIFAR-10, or CIFAR-100 with its fine labels, as Python 2 pickled it; nothing in it is executed."""
+    """A pickled batch of CIFAR-10, or of CIFAR-100 with its fine labels, read without executing it."""
     with path.open("rb") as file:
         batch = ArrayUnpickler(file, encoding="bytes").load()
     labels = batch[b"fine_labels"] if b"fine_labels" in batch else batch[b"labels"]
@@ -148,13 +148,13 @@ def read_cifar(path: Path) -> Arrays:
 
 
 def _read_parquet(folder: Path) -> tuple[Arrays, Arrays]:
-    """Parquet files as the Hub has them: one column of images, and `label` or `fine_label`."""
+    """Parquet files as on the Hub: one column of images, and `label` or `fine_label`."""
     splits = datasets.load_dataset("parquet", data_dir=str(folder), streaming=True)
     return _arrays(splits["train"], None), _arrays(splits["test"], None)
 
 
 def _read_folder(folder: Path, size: int) -> tuple[Arrays, Arrays]:
-    """`train/CLASS/*` and `val/CLASS/*`, the layout of ImageNet100; the middle of each image, in colours."""
+    """`train/CLASS/*` and `val/CLASS/*`, the layout of ImageNet100; the centre of each image, in RGB."""
     splits = datasets.load_dataset("imagefolder", data_dir=str(folder), streaming=True)
     return _arrays(splits["train"], size), _arrays(splits["validation"], size)
 

@@ -1,12 +1,12 @@
-"""The loss around the weights of a trained plain network, without the penalty and with it.
+"""The loss around the weights of a trained plain network, with the penalty and without.
 
     python examples/loss_surface.py                                   # 15 layers, scikit-learn's digits
     python examples/loss_surface.py --paper --data_dir path/to/mnist  # 15 and 30 layers of 500, 2000 steps, 50 x 50
 
-The plane is spanned by two random directions, the same for both trainings, each row of a weight matrix as long in a
-direction as in the weights (filter normalization, Li et al., 2018, arXiv 1712.09913). Of the network trained with the
-penalty, which lies on all hidden layers but the first and the last, the loss with the penalty is drawn, too. Takes
-every argument of `LBETrainingArguments`, too; needs the extra `examples`.
+Two random directions, the same for both networks, span the plane. Each row of a weight matrix has the same length in
+the direction as in the weights (filter normalization, Li et al., 2018, arXiv 1712.09913). The penalty applies to all
+hidden layers except the first and the last. For the network trained with it, the loss with the penalty is drawn too.
+The script also takes all `LBETrainingArguments`. It needs the extra `examples`.
 """
 
 import copy
@@ -36,8 +36,8 @@ Direction = dict[str, Tensor]
 class Arguments(ImageArguments, LBETrainingArguments):
     depths: list[int] = field(default_factory=lambda: [15], metadata={"help": "Hidden layers."})
     width: int = field(default=128, metadata={"help": "Units of a hidden layer."})
-    resolution: int = field(default=25, metadata={"help": "Points on either axis, from -1 to 1."})
-    surface_images: int = field(default=512, metadata={"help": "Training images on which the losses are computed."})
+    resolution: int = field(default=25, metadata={"help": "Points per axis, from -1 to 1."})
+    surface_images: int = field(default=512, metadata={"help": "Training images for the losses."})
     output_dir: str = "runs/loss_surface"
     max_steps: int = 500
     learning_rate: float = 3e-4
@@ -46,15 +46,15 @@ class Arguments(ImageArguments, LBETrainingArguments):
     max_grad_norm: float = 0.0
     lbe_alpha: float = 0.5
     lbe_beta: float = 0.5
-    lbe_target_modules: str = r"hidden\.\d+"  # the first and the last are left out
-    lbe_log_entropy: bool = True  # so that there are targets without the penalty, too
+    lbe_target_modules: str = r"hidden\.\d+"  # `train` leaves out the first and the last
+    lbe_log_entropy: bool = True  # so that there are targets without the penalty too
     logging_strategy: str = "no"
     save_strategy: str = "no"
     seed: int = 0
 
 
 def defaults(given: Namespace) -> dict[str, Any]:
-    """With `--paper` what the authors' script sets."""
+    """With `--paper`, the settings of the authors' script."""
     sizes = {"depths": [15, 30], "width": 500, "max_steps": 2000, "resolution": 50, "surface_images": 5120}
     return {"data": "mnist", "validation_fraction": 0.0, **sizes} if given.paper else {}
 
@@ -70,7 +70,7 @@ def train(args: Arguments, depth: int, beta: float, images: Split) -> LBETrainer
 
 
 def direction(model: nn.Module, seed: int) -> Direction:
-    """A random direction: each row is as long as that of the weights; biases stay as they are."""
+    """A random direction whose rows are as long as those of the weights; biases are not changed."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: weight for name, weight in model.state_dict().items() if weight.dim() == 2}
     random = {name: torch.randn(weight.shape, generator=generator).to(weight) for name, weight in weights.items()}
@@ -80,7 +80,7 @@ def direction(model: nn.Module, seed: int) -> Direction:
 
 @torch.no_grad()
 def losses(trainer: LBETrainer, images: Split) -> tuple[float, float]:
-    """Task loss and loss with the penalty, means over the batches."""
+    """The task loss and the loss with the penalty, averaged over the batches."""
     model, size = trainer.model, trainer.args.train_batch_size
     parts = []
     for batch, labels in zip(images.images.split(size), images.labels.split(size), strict=True):
@@ -96,7 +96,7 @@ def losses(trainer: LBETrainer, images: Split) -> tuple[float, float]:
 
 @torch.no_grad()
 def surface(trainer: LBETrainer, images: Split, resolution: int) -> pd.DataFrame:
-    """Both losses for all points of the plane, of which (0, 0) are the weights of the trainer's model."""
+    """Both losses at all points of the plane; (0, 0) is the trained model."""
     model = trainer.model.eval()
     center = copy.deepcopy(model.state_dict())
     directions = [direction(model, seed) for seed in (1, 2)]
@@ -111,7 +111,7 @@ def surface(trainer: LBETrainer, images: Split, resolution: int) -> pd.DataFrame
 
 
 def draw(surfaces: dict[str, pd.DataFrame], folder: str) -> None:
-    """A row for each depth, with the same colours for the same loss."""
+    """Draw one row per depth, all with the same colour scale."""
     panels = []
     for name, points in surfaces.items():
         panels.append((f"{name}: task loss", points.pivot(index="y", columns="x", values="task_loss")))
@@ -131,7 +131,7 @@ def draw(surfaces: dict[str, pd.DataFrame], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Trains both networks of each depth, draws their surfaces, and returns the points."""
+    """Train both networks of each depth, draw their surfaces, and return the points."""
     args = parse(Arguments, defaults, argv)
     images = standardize(load_images(args)).train
     shown = Split(images.images[: args.surface_images], images.labels[: args.surface_images])

@@ -1,12 +1,12 @@
-"""Are the values of a unit over a batch Gaussian? Batch entropy takes each unit for one.
+"""Are the values of a unit over a batch normally distributed, as batch entropy assumes?
 
     python examples/neuron_distribution.py                                   # scikit-learn's digits
     python examples/neuron_distribution.py --paper --data_dir path/to/mnist  # batches of 1024, 5 epochs at 1e-5
 
-Trains a plain network of 6 layers in `Trainer` and draws, for five random units of each layer, the values after the
-ReLU over a batch of training images beside the Gaussian of the same mean and deviation. The table has medians over
-the units of a layer, before and after the ReLU; a Gaussian has a skewness and an excess kurtosis of 0. Takes every
-argument of `TrainingArguments`, too; needs the extra `examples`.
+The script trains a plain network of 6 layers with `Trainer`. For five random units of each layer it draws the values
+after the ReLU over a batch of training images, and the normal distribution with the same mean and deviation. The table
+has medians over the units of a layer, before and after the ReLU; a normal distribution has a skewness and an excess
+kurtosis of 0. The script also takes all `TrainingArguments`. It needs the extra `examples`.
 """
 
 from argparse import Namespace
@@ -46,14 +46,14 @@ class Arguments(ImageArguments, TrainingArguments):
 
 
 def defaults(given: Namespace) -> dict[str, Any]:
-    """With `--paper` what the authors' script sets."""
+    """With `--paper`, the settings of the authors' script."""
     paper = {"num_train_epochs": 5, "learning_rate": 1e-5, "per_device_train_batch_size": 1024}
     return {"data": "mnist", "validation_fraction": 0.0, **paper} if given.paper else {}
 
 
 @torch.no_grad()
 def values_of(model: PlainNetwork, images: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each hidden layer the values before and after the ReLU, both of shape (batch, width)."""
+    """Values of each hidden layer before and after the ReLU, both of shape (batch, width)."""
     pairs, hidden = [], images.flatten(1)
     for linear, relu in model.hidden:
         before = linear(hidden)
@@ -63,7 +63,7 @@ def values_of(model: PlainNetwork, images: Tensor) -> list[tuple[np.ndarray, np.
 
 
 def describe(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """Medians over the units that have different values."""
+    """Medians over the units that are not constant."""
     described = {"entropy": batch_entropy(torch.tensor(after)).item(), "zeros": float((after == 0).mean())}
     for name, values in (("before", before), ("after", after)):
         alive = values[:, values.std(0) > 0]
@@ -73,7 +73,7 @@ def describe(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
 
 def draw(layers: list[np.ndarray], folder: str) -> None:
-    """A row for each layer, the first on top, and a column for each unit."""
+    """Draw one row per layer, the first on top, and one column per unit."""
     figure = Figure(figsize=(9, 1.4 * len(layers)), layout="constrained")
     generator = np.random.default_rng(0)
     for number, (row, values) in enumerate(zip(figure.subplots(len(layers), UNITS), layers, strict=True), 1):
@@ -91,7 +91,7 @@ def draw(layers: list[np.ndarray], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Train the network, draw its units, print the table, and return it: a row for each hidden layer."""
+    """Train the network, draw its units, print the table with one row per hidden layer, and return it."""
     args = parse(Arguments, defaults, argv)
     splits = standardize(load_images(args))
     set_seed(args.seed)

@@ -1,18 +1,18 @@
-"""Plain networks, far too deep to train, without the penalty, with it, and with normalizations instead.
+"""Very deep plain networks with the penalty, without it, and with normalization layers instead.
 
     python examples/plain_networks.py                                  # 50 dense layers, scikit-learn's digits
-    python examples/plain_networks.py --init default he --seeds 0 1 2  # beside He's initialization, and over seeds
+    python examples/plain_networks.py --init default he --seeds 0 1 2  # also He's initialization, three seeds
     python examples/plain_networks.py --network cnn                    # 20 convolutions of 3x3
     python examples/plain_networks.py --normalizations none batch layer weight selu
-    python examples/plain_networks.py --paper --data_dir path/to/mnist # section 4.3: 50 layers of 1000
+    python examples/plain_networks.py --paper --data_dir path/to/mnist # section 4.3: 50 layers of 1000 units
     python examples/plain_networks.py --paper --depth 500 --data_dir path/to/mnist
     python examples/plain_networks.py --paper --network cnn --init default delta_orthogonal --data_dir path/to/mnist
     python examples/plain_networks.py --paper --normalizations none batch layer weight selu --data_dir path/to/mnist
 
-No skip connection, and but for the normalizations asked for none of these: at PyTorch's initialization each layer lets
-less of a batch through than the one before. All methods start from the same weights and see the same batches;
-`Trainer` is `LBETrainer` with `lbe_beta=0`. Settings are to be chosen by the column `validation`; the test images are
-evaluated once, at the end. Takes all of `LBETrainingArguments`, too; needs the extra `examples`.
+The networks have no skip connections. At PyTorch's initialization, the examples of a batch differ less from layer to
+layer. All methods start from the same weights and see the same batches; `Trainer` is `LBETrainer` with `lbe_beta=0`.
+Choose settings by the column `validation`: the test images are evaluated once, at the end. The script also takes all
+`LBETrainingArguments`. It needs the extra `examples`.
 """
 
 import copy
@@ -42,18 +42,18 @@ NORMALIZATIONS = ["none", "batch", "layer", "weight", "selu"]
 class Arguments(ImageArguments, LBETrainingArguments):
     network: str = field(default="mlp", metadata={"help": "mlp or cnn.", "choices": ["mlp", "cnn"]})
     depth: int = field(default=50, metadata={"help": "Hidden layers."})
-    width: int = field(default=128, metadata={"help": "Units of a hidden layer of the mlp, filters of the cnn."})
-    dense: bool = field(default=False, metadata={"help": "The cnn's last hidden layer is dense, 2 units a pixel."})
+    width: int = field(default=128, metadata={"help": "Units (mlp) or filters (cnn) of a hidden layer."})
+    dense: bool = field(default=False, metadata={"help": "Dense last hidden layer of the cnn, 2 units per pixel."})
     init: list[str] = field(
         default_factory=lambda: ["default"],
-        metadata={"help": "PyTorch's default; he, with selu LeCun's; delta_orthogonal: a cnn of tanh, as a rival.",
+        metadata={"help": "default: PyTorch's; he, or LeCun's with selu; delta_orthogonal: a rival, cnn with tanh.",
                   "choices": INITIALIZATIONS},
     )  # fmt: skip
     normalizations: list[str] = field(
         default_factory=lambda: ["none"],
-        metadata={"help": "none, with and without the penalty, and rivals of the penalty.", "choices": NORMALIZATIONS},
+        metadata={"help": "none: with and without the penalty; the others are its rivals.", "choices": NORMALIZATIONS},
     )
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network each for every method."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network per method and seed."})
     output_dir: str = "runs/plain_networks"
     num_train_epochs: float = 100
     learning_rate: float = 5e-4
@@ -69,10 +69,11 @@ class Arguments(ImageArguments, LBETrainingArguments):
 
 
 def defaults(given: Namespace) -> dict[str, Any]:
-    """Those of the network; with `--paper` section 4.3 and the authors' scripts, of whose values one is taken here.
+    """Defaults of the network; with `--paper`, those of section 4.3 and the authors' scripts.
 
-    They try learning rates 3e-5, 5e-5 and 1e-4, alpha 0.1, 0.3 and 0.5, beta 1e-4, 5e-4 and 1e-3 at up to 50 layers,
-    and 1e-4, 1e-5 and 5e-6 with normalizations; at 500 layers they have the one setting that is here.
+    The authors try several values, of which one is the default here. Up to 50 layers: learning rates 3e-5, 5e-5 and
+    1e-4, alpha 0.1, 0.3 and 0.5, beta 1e-4, 5e-4 and 1e-3. With normalization: learning rates 1e-4, 1e-5 and 5e-6. At
+    500 layers they have a single setting, which is used here.
     """
     if not given.paper:
         cnn = {"depth": 20, "width": 8, "num_train_epochs": 30, "learning_rate": 2e-3}
@@ -81,9 +82,9 @@ def defaults(given: Namespace) -> dict[str, Any]:
     deep = {"num_train_epochs": 1000, "lbe_alpha": 2.0, "lbe_beta": 0.1}
     if given.network == "cnn":
         own = {"depth": 500, "width": 8, "dense": True, "learning_rate": 1e-4, "per_device_train_batch_size": 256}
-        penalty = {"lbe_alpha_min": 2.0, "lbe_target_modules": r"hidden\.(?!0$)\d+"}  # the first is left out
+        penalty = {"lbe_alpha_min": 2.0, "lbe_target_modules": r"hidden\.(?!0$)\d+"}  # without the first
         return common | deep | own | penalty
-    common |= {"width": 1000, "lbe_layers": list(range(1, given.depth - 1))}  # the first and the last are left out
+    common |= {"width": 1000, "lbe_layers": list(range(1, given.depth - 1))}  # without the first and the last
     if given.normalizations != ["none"]:
         rivals = {"num_train_epochs": 500, "learning_rate": 1e-5, "per_device_train_batch_size": 128, "lbe_beta": 0.0}
         return common | rivals
@@ -104,7 +105,7 @@ class Method(NamedTuple):
 
 
 def methods(args: Arguments) -> Iterator[Method]:
-    """The penalty is a method of its own: it is not laid on the rivals."""
+    """The methods to compare; the penalty is not combined with its rivals."""
     for init, normalization in product(args.init, args.normalizations):
         yield Method(init, normalization, 0.0)
         if args.lbe_beta and normalization == "none" and init != "delta_orthogonal":
@@ -115,9 +116,9 @@ class PlainNetwork(nn.Module):
     """Dense layers or 3x3 convolutions, each followed by its normalization and its activation, and a classifier.
 
     Args:
-        shape: of an image, (channels, height, width).
+        shape: shape of an image, (channels, height, width).
         width: units of a dense layer, or filters of a convolution.
-        dense: whether the last hidden layer of a "cnn" is dense, with two units a pixel.
+        dense: whether the last hidden layer of a "cnn" is dense, with two units per pixel.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ def initialize(module: nn.Module, init: str, nonlinearity: str) -> None:
 
 
 def train(args: Arguments, method: Method, splits: Splits) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Accuracies on the validation and the test images and the seconds of training, and the log of the training.
+    """Train a network; return its accuracies and the seconds of training, and the log history.
 
     Args:
         splits: standardized.
@@ -218,7 +219,7 @@ def draw(histories: dict[str, Any], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Trains every network, prints the table, draws the first seed, and returns the table."""
+    """Train all networks, draw the figures of the first seed, print the table, and return it."""
     args = parse(Arguments, defaults, argv)
     splits, table, histories = standardize(load_images(args)), [], {}
     for method, seed in product(methods(args), args.seeds):

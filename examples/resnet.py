@@ -1,14 +1,14 @@
-"""The penalty on the blocks of a residual network, Transformers' own `ResNetForImageClassification`, trained by SGD.
+"""The penalty on the blocks of a residual network, `ResNetForImageClassification` of Transformers, trained with SGD.
 
     python examples/resnet.py                                       # 20 layers, scikit-learn's digits
-    python examples/resnet.py --activations hidden_states           # what the model itself returns: one a stage
+    python examples/resnet.py --activations hidden_states           # the hidden states of the model: one per stage
     python examples/resnet.py --paper --data_dir path/to/cifar10    # section 4.5: 74 layers
     python examples/resnet.py --paper --data folder --data_dir path/to/imagenet100
 
-Weights are random, activations (B, C, H, W). Skip connections and batch normalization carry a batch through this
-network without the penalty, too: what changes is how much of it. Settings are to be chosen by the column `validation`;
-the test images are evaluated once, at the end. `Trainer` is `LBETrainer` with `lbe_beta=0`. Takes every argument of
-`LBETrainingArguments`, too; needs the extra `examples`.
+The weights are random; activations have the shape (B, C, H, W). Thanks to skip connections and batch normalization, no
+layer collapses without the penalty either; it only changes the entropy of the blocks. Choose settings by the column
+`validation`: the test images are evaluated once, at the end. `Trainer` is `LBETrainer` with `lbe_beta=0`. The script
+also takes all `LBETrainingArguments`. It needs the extra `examples`.
 """
 
 import copy
@@ -34,13 +34,13 @@ class Arguments(ImageArguments, LBETrainingArguments):
     blocks: int = field(default=3, metadata={"help": "Residual blocks in each of the three stages."})
     stem: str = field(
         default="imagenet",
-        metadata={"help": "imagenet: a convolution of 7x7 and pooling, a quarter of the size; cifar: one of 3x3.",
+        metadata={"help": "imagenet: 7x7 convolution and pooling, a quarter of the size; cifar: 3x3 convolution.",
                   "choices": ["imagenet", "cifar"]},
     )  # fmt: skip
     activations: str = field(
-        default="blocks", metadata={"help": "What is measured.", "choices": ["blocks", "hidden_states"]}
+        default="blocks", metadata={"help": "What to regularize.", "choices": ["blocks", "hidden_states"]}
     )
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network each for every method."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One network per method and seed."})
     output_dir: str = "runs/resnet"
     num_train_epochs: float = 10
     optim: str = "sgd"
@@ -60,14 +60,15 @@ class Arguments(ImageArguments, LBETrainingArguments):
 
 
 def defaults(given: Namespace) -> dict[str, Any]:
-    """What SGD and its schedule need; with `--paper` section 4.5 and the authors' scripts.
+    """Settings of SGD and its schedule; with `--paper`, section 4.5 and the authors' scripts.
 
-    They try alpha 0.5, 1.0 and 1.5, above which targets start by 0.2, beta 0.001, 0.005 and 0.01. Their targets are
-    learned by the same SGD, here by Adam at a rate that moves them about as far. A folder keeps the stem of ImageNet.
+    The authors try alpha 0.5, 1.0 and 1.5, with targets that start 0.2 above, and beta 0.001, 0.005 and 0.01. They
+    learn the targets with the same SGD; here Adam learns them at a rate that moves them about as far. With folders of
+    images, the stem is that for ImageNet.
     """
     own: dict[str, Any] = {}
     if given.optim == Arguments.optim:
-        # Adam, which learns the targets, would move them by the whole rate of SGD in every step.
+        # Adam learns the targets, and would move them by SGD's full learning rate in every step.
         own |= {"optim_args": "momentum=0.9,nesterov=true", "lbe_alpha_learning_rate": 1e-3}
     if given.lr_scheduler_type == Arguments.lr_scheduler_type:
         own["lr_scheduler_kwargs"] = {"factor": 0.1, "patience": 10 if given.paper else 2}
@@ -80,12 +81,12 @@ def defaults(given: Namespace) -> dict[str, Any]:
 
 
 def at_least_32(images: Tensor) -> Tensor:
-    """Smaller images enlarged to 32 x 32."""
+    """Enlarge smaller images to 32 x 32."""
     return images if images.shape[-1] >= 32 else nn.functional.interpolate(images, (32, 32), mode="bilinear")
 
 
 def network(args: Arguments, channels: int, classes: int) -> ResNetForImageClassification:
-    """Random weights, by the seed of the arguments."""
+    """A model with random weights, drawn with the seed of the arguments."""
     set_seed(args.seed)
     shape = {"hidden_sizes": [16, 32, 64], "depths": [args.blocks] * 3, "embedding_size": 16, "layer_type": "basic"}
     model = ResNetForImageClassification(ResNetConfig(num_channels=channels, num_labels=classes, **shape))
@@ -98,7 +99,7 @@ def network(args: Arguments, channels: int, classes: int) -> ResNetForImageClass
 
 
 def train(args: Arguments, splits: Splits) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Accuracies on the validation and the test images and the seconds of training, and the log of the training.
+    """Train a network; return its accuracies and the seconds of training, and the log history.
 
     Args:
         splits: standardized, of at least 32 x 32 pixels.
@@ -124,7 +125,7 @@ def draw(histories: dict[str, Any], folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Trains every network, prints the table, draws the first seed, and returns the table."""
+    """Train all networks, draw the entropies of the first seed, print the table, and return it."""
     args = parse(Arguments, defaults, argv)
     args.lbe_target_modules = args.lbe_target_modules if args.activations == "blocks" else None
     splits, table, histories = standardize(load_images(args)).map_images(at_least_32), [], {}

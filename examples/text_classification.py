@@ -3,8 +3,8 @@
     python examples/text_classification.py                                 # offline, in less than a minute
     python examples/text_classification.py --csv mine.csv --model google-bert/bert-base-uncased --learning_rate 3e-5
 
-Without a CSV it learns whether generated sentences are grammatical. A fifth of the examples is for evaluation. Takes
-every argument of `LBETrainingArguments`, too; needs the extra `demo`.
+Without a CSV file, the model learns whether generated sentences are grammatical. A fifth of the examples is used for
+evaluation. The script also takes all `LBETrainingArguments`. It needs the extra `demo`.
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ from lbe_hf import InformationFlowCallback, LBETrainer, LBETrainingArguments  # 
 
 @dataclass
 class Arguments(LBETrainingArguments):
-    csv: str | None = field(default=None, metadata={"help": "With a column `label`; its other text columns are read."})
-    model: str = field(default="minilm", metadata={"help": "Name or folder; minilm is in the extra demo."})
+    csv: str | None = field(default=None, metadata={"help": "A file with a column `label` and text columns."})
+    model: str = field(default="minilm", metadata={"help": "Name or folder; minilm comes with the extra demo."})
     output_dir: str = "runs/text_classification"
     num_train_epochs: float = 2
     learning_rate: float = 2e-4

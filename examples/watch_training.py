@@ -1,11 +1,11 @@
-"""Watch a deep transformer collapse while it is trained: `Trainer` with one callback.
+"""Watch a deep transformer collapse during training: `Trainer` with one callback.
 
-    python examples/watch_training.py                          # ends with a page and a figure in runs/watch_training
+    python examples/watch_training.py                          # writes a page and a figure to runs/watch_training
     python examples/watch_training.py --learning_rate 3e-4     # a rate at which it trains
 
-Twelve words of forty; are most of them among the first twenty? A BERT of 24 layers, post-LayerNorm, could learn it. At
-a learning rate of 2e-3 its upper layers come to give the same activations for every example. Takes every argument of
-`TrainingArguments`, too; needs the extra `examples`.
+The task: of twelve words from a vocabulary of forty, do most belong to the first twenty? At a learning rate of 2e-3,
+the upper layers of a BERT of 24 layers collapse: they give the same activations for every example. The script also
+takes all `TrainingArguments`. It needs the extra `examples`.
 """
 
 from dataclasses import dataclass, field

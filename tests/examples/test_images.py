@@ -149,7 +149,7 @@ def test_names_that_are_no_array(
 ) -> None:
     module, _, attribute = name.rpartition(".")
     (tmp_path / "train").write_bytes(f"c{module}\n{attribute}\n.".encode())
-    assert f"asks for {name}, which is no part of an array" in refused(images, "cifar100", tmp_path, capsys)
+    assert f"asks for {name}, which is not part of an array" in refused(images, "cifar100", tmp_path, capsys)
 
 
 @pytest.mark.parametrize("columns", [("img", "label"), ("img", "fine_label")])
