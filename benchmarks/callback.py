@@ -1,9 +1,9 @@
 """What a measurement of `InformationFlowCallback` costs, in training steps of MiniLM (32 x 128 tokens).
 
-    python benchmarks/callback.py               # 40 steps, every second of which is measured
+    python benchmarks/callback.py               # 40 steps, of which every second is measured
 
-The steps with a measurement and those without take turns in one training; a ratio is that of a measured step to the
-one before it.
+Steps with and without a measurement alternate in one training run. Each ratio compares a measured step with the step
+before it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS, LENGTH = 32, 128
 
 
 class Clock(TrainerCallback):
-    """Seconds of each step; as the last callback it counts what the others do after it."""
+    """Times each step. It must be the last callback, so that it includes the work of the others."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -1,4 +1,4 @@
-"""Steps, padded tokens and tokens an example of one epoch of each task, as `docs/scaling.md` has them.
+"""Steps, padded tokens and tokens per example of one epoch of each task, for the table of `docs/scaling.md`.
 
 python benchmarks/epoch_sizes.py --data_dir path/to/glue
 """
@@ -13,7 +13,7 @@ from glue_runs.finetune.run import prepare
 
 
 def sizes(task: str, data_dir: str, model: str) -> tuple[int, int, int]:
-    """Of the training data loader with the defaults of `glue_runs.finetune`: batches of 32 grouped by length.
+    """Sizes of the training data with the defaults of `glue_runs.finetune`: batches of 32, grouped by length.
 
     Returns:
         Batches, tokens with padding, and examples.
@@ -28,7 +28,7 @@ def sizes(task: str, data_dir: str, model: str) -> tuple[int, int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--model", default="minilm", help="its tokenizer counts; MiniLM has that of bert-base-uncased")
+    parser.add_argument("--model", default="minilm", help="tokenizer; MiniLM's is that of bert-base-uncased")
     arguments = parser.parse_args()
     print("| task | steps an epoch | steps a run (5 epochs) | padded tokens an epoch | tokens an example |")
     print("|---|---|---|---|---|")

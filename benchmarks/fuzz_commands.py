@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_commands.py [--seed 0] [--count 400]
 
-Commands run in forks of this process, on a tiny encoder and few examples, each for at most `--seconds`. A traceback,
-a crash, a hang, success, another exit code, or more than one line on standard error is a finding; findings are listed,
-and make the exit code 1.
+Each command runs in a fork of this process, on a tiny encoder and a few examples, for at most `--seconds`. A
+traceback, a crash, a hang, success, another exit code, or more than one line on standard error is a finding. Findings
+are listed; if there are any, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Case:
 
 
 def make_files(root: Path) -> None:
-    """Encoders, data sets, argument files, grids and outputs of runs, all but the first of their kind damaged."""
+    """Encoders, datasets, argument files, grids and outputs of runs; of each kind, only the first is intact."""
     tiny.save_encoder(root / "encoder")
     for name, content in {"good": GOOD.encode(), **TSV}.items():
         (root / "data" / name / "RTE").mkdir(parents=True)
@@ -207,7 +207,7 @@ def make_odd(path: Path, kind: str) -> None:
 
 
 def make_encoders(root: Path) -> None:
-    """Encoders that lack something, or whose files are no such files."""
+    """Encoders with a missing or damaged file."""
     torch.manual_seed(0)
     BertForSequenceClassification(BertConfig(vocab_size=67, **tiny.SHAPE)).save_pretrained(root / "no_tokenizer")
     for name, file, content in (
@@ -225,7 +225,7 @@ def make_encoders(root: Path) -> None:
 
 
 def good_command_lines(root: Path) -> dict[str, list[str]]:
-    """Command lines that succeed, from which bad ones are made."""
+    """Valid command lines, from which the bad ones are made."""
     common = ["--max_steps", "1", "--use_cpu", "--precision", "fp32"]
     swept = "--tasks demo_rte --learning_rates 1e-3 --seeds 1 --lbe_alphas 0.5 --lbe_betas 0.05".split()
     one = ["--task_name", "demo_rte", "--model_name_or_path", str(root / "encoder"), "--output_dir", str(root / "out")]
@@ -234,7 +234,7 @@ def good_command_lines(root: Path) -> dict[str, list[str]]:
 
 
 def cases(root: Path, generator: random.Random) -> Iterator[Case]:
-    """Written-down cases first, then random ones without end."""
+    """Hand-written cases first, then an endless stream of random ones."""
     good = good_command_lines(root)
     fine, whole = good["finetune"], good["grid"]
     real, whole_real = [*fine, "--task_name", "rte"], [*whole, "--tasks", "rte"]
@@ -291,7 +291,7 @@ def cases(root: Path, generator: random.Random) -> Iterator[Case]:
 
 
 def random_cases(generator: random.Random, complete: dict[str, list[str]]) -> Iterator[Case]:
-    """A bad value for one argument of a command line that is good without it."""
+    """One bad value added to a valid command line."""
     numbers = {
         "finetune": (
             "learning_rate lbe_beta lbe_alpha lbe_alpha_min seed split_seed max_steps max_length weight_decay "
@@ -338,7 +338,7 @@ def random_cases(generator: random.Random, complete: dict[str, list[str]]) -> It
 
 
 def fault_of(case: Case, seconds: int) -> str | None:
-    """Run the command in a fork of this process; what was wrong with how it answered, or None."""
+    """Run the command in a fork of this process, and return what was wrong with its answer, or None."""
     receiver, sender = FORK.Pipe(duplex=False)
     child = FORK.Process(target=lambda: sender.send(answer_of(case)))
     child.start()
@@ -374,9 +374,9 @@ def answer_of(case: Case) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the random cases")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random cases")
     parser.add_argument("--count", type=int, default=400, help="number of cases")
-    parser.add_argument("--seconds", type=int, default=60, help="time of a case")
+    parser.add_argument("--seconds", type=int, default=60, help="time limit of a case")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)  # what is logged is not what the commands print

@@ -1,14 +1,14 @@
-"""Kill grids at random moments, and compare what they come to with a grid left alone.
+"""Kill grids at random moments, and compare their results with those of an uninterrupted grid.
 
     python benchmarks/grid_kills.py
     python benchmarks/grid_kills.py --kills 6 --seed 1
 
-Half of the kills hit grids that do one run after another, half grids with four workers: there the whole grid or one of
-its workers, in turn. A grid that was killed is started again; one that is done is compared, record by record but
-for times, and weight file by weight file, and the next one begins. The last kill is followed by one more start.
+Half of the kills hit grids that do one run at a time. The other half hit grids with four workers: alternately the
+whole grid, or one of its workers. A killed grid is started again. When it is done, its records (except for times) and
+weight files are compared, and the next grid begins. After the last kill, the grid is started once more.
 
-Each run is one of a tiny encoder on the generated pairs of `demo_rte`, with a checkpoint an epoch. The exit code is 0
-if all is equal, else 1.
+Each run fine-tunes a tiny encoder on the generated pairs of `demo_rte`, with a checkpoint after each epoch. The exit
+code is 0 if everything is equal, else 1.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def start(path: Path, encoder: str, seeds: int, workers: int) -> subprocess.Pope
 
 
 def outcome(path: Path) -> dict[str, Any]:
-    """Record of each run, without what no two runs have in common, and the digest of its weights."""
+    """Of each run, the record without what differs between any two runs, and a digest of the weights."""
     folder, found = GridFolder(path), {}
     for result in path.glob("runs/*/result.json"):
         record = folder.result(result.parent.name)
@@ -72,7 +72,7 @@ def workers_of(grid: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def work_begins(path: Path, grid: subprocess.Popen[bytes], before: set[str]) -> bool:
-    """Whether a run writes something new before the grid ends."""
+    """Wait until a run writes a new file; False if the grid ends first."""
     while grid.poll() is None:
         if {str(file) for file in path.glob("runs/*/*")} - before:
             return True
@@ -81,7 +81,7 @@ def work_begins(path: Path, grid: subprocess.Popen[bytes], before: set[str]) -> 
 
 
 def kill_one(grid: subprocess.Popen[bytes], moments: random.Random, whole: bool) -> str | None:
-    """What was killed; None if it had ended before."""
+    """Kill the grid or a worker, and return which; None if it had already ended."""
     try:
         workers = [] if whole else workers_of(grid)
         if workers:
@@ -96,7 +96,7 @@ def kill_one(grid: subprocess.Popen[bytes], moments: random.Random, whole: bool)
 def killed_grid(
     path: Path, encoder: str, seeds: int, workers: int, moments: random.Random, wanted: int
 ) -> Counter[str]:
-    """Kill a grid up to `wanted` times, and start it until it is done."""
+    """Kill a grid up to `wanted` times, starting it again until it is done; return the kills."""
     killed: Counter[str] = Counter()
     grid = start(path, encoder, seeds, workers)
     while killed.total() < wanted and work_begins(path, grid, {str(file) for file in path.glob("runs/*/*")}):
@@ -114,10 +114,10 @@ def killed_grid(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=60, help="how many, at least, over all grids")
+    parser.add_argument("--kills", type=int, default=60, help="minimum number of kills over all grids")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--seeds", type=int, default=3, help="of each grid; two runs for each")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each grid, with two runs each")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     arguments = parser.parse_args()
     moments, total, different = random.Random(arguments.seed), 0, 0
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,11 +1,10 @@
-"""Runs of a grid a minute, one and several at once, with the cores of this machine divided among them.
+"""Throughput of a grid that does one run or several at once, sharing the cores of this machine.
 
     python benchmarks/grid_scaling.py
     python benchmarks/grid_scaling.py --at_once 1 2 4 --engines local --runs 8 --steps 40
 
-Every line is a grid of its own, from the start of its process to its report: MiniLM on the generated pairs of
-`demo_rte`, baseline and LBE in turn. Several runs at once include the start of a process for each, with Ray also that
-of Ray.
+Each line is one grid, timed from the start of its process to its report: MiniLM on the generated pairs of `demo_rte`,
+alternately without and with LBE. The time includes the start of the worker processes, and of Ray.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def seconds(engine: str, at_once: int, arguments: argparse.Namespace) -> float:
-    """How long the grid takes."""
+    """Duration of a grid, in seconds."""
     seeds = [str(seed) for seed in range(arguments.runs // 2)]
     grid = "--tasks demo_rte --learning_rates 5e-5 --lbe_alphas 0.5 --lbe_betas 0.05 --save_strategy no --use_cpu"
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at_once", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--engines", nargs="+", default=["local", "ray"])
-    parser.add_argument("--runs", type=int, default=8, help="runs of each grid; even, half of them baselines")
+    parser.add_argument("--runs", type=int, default=8, help="runs of each grid; an even number, half without LBE")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a run")
     parser.add_argument("--model", default="minilm")
     arguments = parser.parse_args()

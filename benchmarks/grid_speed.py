@@ -1,14 +1,14 @@
-"""Training on GLUE examples as the authors' script does it, and as the grid does it, side by side.
+"""Speed of training on GLUE, as in the authors' script and as in the grid.
 
     python benchmarks/grid_speed.py --data_dir path/to/glue
     python benchmarks/grid_speed.py --data_dir path/to/glue --tasks rte --steps 10
 
-The authors' way: random batches in float32, every example padded to 128 tokens, and the entropy of each layer written
-down with `torch.std`. The grid's: batches grouped by length, padded to their longest example, in the precision that
-suits the device, with `LBETrainer`. Both regularize the outputs of the feed-forward layers and the pooled output. The
-two take turns, a step each, in one process, over all full batches of an epoch; or over `--steps` of them, spread
-evenly from the shortest to the longest, because a few random batches would say little where lengths differ. Examples a
-second are those of all steps together.
+The authors: random batches in float32, every example padded to 128 tokens, and entropies computed with `torch.std`.
+The grid: batches grouped by length, padded to their longest example, in the precision that suits the device, with
+`LBETrainer`. Both regularize the outputs of the feed-forward layers and the pooled output. They alternate, one step
+each, in one process, over all full batches of an epoch. With `--steps`, they use that many batches, spread evenly from
+the shortest to the longest, because lengths differ too much for a few random ones. Examples per second are computed
+over all steps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lbe_hf.target_modules import TargetModules
 
 
 class AuthorsTrainer(Trainer):
-    """Captures the activations with hooks and writes the definition down with `torch.std`."""
+    """Captures the activations with hooks, and computes the entropy from `torch.std`, as the definition says."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Tensor:
         source = TargetModules(model, str(self.args.lbe_target_modules))
@@ -67,7 +67,7 @@ def build(task: str, arguments: argparse.Namespace, protocol: str, folder: str) 
 
 
 def step(trainer: Trainer, batch: dict[str, Tensor]) -> float:
-    """Seconds of one training step, clipping and the optimizer included."""
+    """Duration of one training step in seconds, including clipping and the optimizer."""
     started = time.perf_counter()
     trainer.training_step(trainer.model, batch)
     trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
@@ -79,7 +79,7 @@ def step(trainer: Trainer, batch: dict[str, Tensor]) -> float:
 
 
 def spread(trainer: Trainer, count: int | None) -> list[dict[str, Tensor]]:
-    """`count` full batches of an epoch, evenly spread over their lengths; all of them for None."""
+    """`count` full batches of an epoch, evenly spread over their lengths; None: all of them."""
     full = [b for b in trainer.get_train_dataloader() if len(b["labels"]) == trainer.args.per_device_train_batch_size]
     full.sort(key=lambda batch: batch["input_ids"].shape[1])
     count = len(full) if count is None else count
@@ -91,7 +91,7 @@ def measure(task: str, arguments: argparse.Namespace, folder: str) -> str:
     batches = {protocol: spread(trainer, arguments.steps) for protocol, trainer in trainers.items()}
     seconds = dict.fromkeys(trainers, 0.0)
     for protocol, trainer in trainers.items():
-        step(trainer, batches[protocol][0])  # the first step also sets things up
+        step(trainer, batches[protocol][0])  # the first step includes set-up
     for turn in tqdm(zip(*batches.values(), strict=True), total=len(batches["default"]), desc=task):
         for (protocol, trainer), batch in zip(trainers.items(), turn, strict=True):
             seconds[protocol] += step(trainer, batch)

@@ -1,10 +1,10 @@
-"""How many operators `LBETrainer` adds to a training step: on a GPU each one that computes is a kernel launch.
+"""The operators that `LBETrainer` adds to a training step; on a GPU, each computing operator is a kernel launch.
 
     python benchmarks/operators.py
 
-Counts what `torch.profiler` records in one step of bert-base (random weights, 13 hidden states, 4 x 16 tokens, no
-dropout), with `LBETrainer` less with `Trainer`. The counts do not depend on the machine or the size of the batch, as
-long as a layer's activations fit into one block of work (`lbe_hf.entropy`).
+Counts the operators that `torch.profiler` records in one step of bert-base (random weights, 13 hidden states, 4 x 16
+tokens, no dropout) with `LBETrainer`, minus those with `Trainer`. The counts do not depend on the machine, nor on the
+batch size as long as the activations of a layer fit into one block (`lbe_hf.moments`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ VIEWS = {
         "promote_types resolve_conj resolve_neg result_type select slice t to transpose unbind unsqueeze view"
     ).split()
 }
-"""Operators that compute nothing: they make views, allocate, or ask for types."""
+"""Operators that compute nothing: they make views, allocate memory, or query types."""
 
 
 def operators(trainer_class: type[Trainer]) -> Counter[str]:
-    """Operators of the second training step that call no other operator, by name."""
+    """Counts of the operators of the second training step that call no other operator."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     args = LBETrainingArguments(output_dir=tempfile.mkdtemp(), use_cpu=True, report_to="none")

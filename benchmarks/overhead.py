@@ -1,11 +1,11 @@
-"""What a training step costs with `LBETrainer`, beside `Trainer` and a straightforward implementation of the paper.
+"""The cost of a training step with `LBETrainer`, `Trainer`, and a straightforward implementation of the paper.
 
     python benchmarks/overhead.py                          # both models in float32 and bfloat16
     python benchmarks/overhead.py --models minilm --precisions fp32 --trainers Trainer LBETrainer
 
-Times are taken in one process, the trainers taking turns at every step on the same batch; a ratio is the median of the
-ratios step by step. Memory is the peak of a fresh process for each trainer, less what it held before the model was
-built; on a GPU it is the peak that PyTorch allocated.
+Times are measured in one process in which the trainers alternate, step by step, on the same batch; a ratio is the
+median of the ratios of single steps. Memory is the peak of a separate process for each trainer, minus what it held
+before the model was built; on a GPU it is the peak that PyTorch allocated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROWS, LENGTH = 32, 128
 
 
 class PlainTrainer(Trainer):
-    """The definition as one would write it down: `torch.std` of each layer's flattened hidden states."""
+    """The definition, written directly: `torch.std` of each layer's flattened hidden states."""
 
     alpha = 0.5
 
@@ -62,7 +62,7 @@ def build(model: str) -> PreTrainedModel:
 
 
 def stepper(kind: str, model: str, precision: str) -> Callable[[], None]:
-    """One training step of that trainer, as `Trainer.train` makes it, on the same batch each time."""
+    """A function that makes one training step as `Trainer.train` does, always on the same batch."""
     arguments = LBETrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=ROWS,
@@ -100,26 +100,26 @@ def seconds(kinds: list[str], model: str, precision: str, steps: int) -> dict[st
         for kind in kinds[first:] + kinds[:first]:
             start = time.perf_counter()
             steppers[kind]()
-            if index >= 0:  # two steps to warm up
+            if index >= 0:  # two warm-up steps
                 times[kind].append(time.perf_counter() - start)
     return times
 
 
 def peak_mebibytes(kind: str, model: str, precision: str) -> float:
-    """Peak memory of two steps, the second with the optimizer's state; call it in a process of its own."""
+    """Peak memory of two steps, the second with optimizer state; call it in a separate process."""
     before = psutil.Process().memory_info().rss
     step = stepper(kind, model, precision)
     for _ in range(2):
         step()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    # getrusage would count what the parent held when it started this process.
+    # getrusage would include the memory of the parent when it started this process.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 2**10 - before / 2**20
 
 
 def measure_peak(kind: str, model: str, precision: str) -> float:
-    # With a fixed threshold the allocator gives freed tensors back, so that the peak is that of what is in use.
+    # With a fixed threshold, the allocator returns freed tensors, so that the peak is that of memory in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, "--peak", kind, "--models", model, "--precisions", precision]
     return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=["minilm", "bert-base"], default=["minilm", "bert-base"])
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--trainers", nargs="+", choices=list(TRAINERS), default=list(TRAINERS))
-    parser.add_argument("--steps", type=int, default=30, help="counted steps of each trainer")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps of each trainer")
     parser.add_argument("--peak", choices=list(TRAINERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Counts, intervals and tests that the reports of the studies share."""
+"""Counts, intervals and tests shared by the reports of the studies."""
 
 import numpy as np
 import pandas as pd
@@ -10,25 +10,25 @@ def count(outcome: pd.Series) -> str:
 
 
 def interval(outcome: pd.Series) -> str:
-    """Clopper and Pearson's, at 95%, of a share."""
+    """Clopper and Pearson's 95% interval of a share."""
     bounds = binomtest(int(outcome.sum()), len(outcome)).proportion_ci(method="exact")
     return f"{bounds.low:.0%} to {bounds.high:.0%}"
 
 
 def mcnemar(only_left: int, only_right: int) -> float:
-    """P-value, two-sided and exact, of the pairs in which one of the two did what the other did not."""
+    """Exact two-sided p-value of McNemar's test, from the pairs in which the two differ."""
     differing = only_left + only_right
     return float(binomtest(only_left, differing).pvalue) if differing else 1.0
 
 
 def holm(p_values: pd.Series) -> pd.Series:
-    """Holm's correction: the k-th smallest of n is multiplied by n - k + 1, and none is below a smaller one's."""
+    """Holm's correction: the k-th smallest of n p-values is multiplied by n - k + 1, without changing their order."""
     ordered = p_values.sort_values()
     return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1.0)
 
 
 def show(title: str, table: pd.DataFrame) -> None:
-    """Print a table in Markdown, with its index as the first column."""
+    """Print a table as Markdown, with its index as the first column."""
     lines = table.fillna("").reset_index().astype(str)
     rows = [lines.columns.tolist(), ["---"] * lines.shape[1], *lines.to_numpy().tolist()]
     print(f"\n## {title}\n", *("| " + " | ".join(row) + " |" for row in rows), sep="\n")

@@ -1,4 +1,4 @@
-"""The runs of a study: each is done once, several at a time, and all raw results are in one CSV file.
+"""Executes the runs of a study, several at a time, and collects all raw results in one CSV file.
 
 A study can be killed at any time: the same command resumes with the runs that are not in its file.
 """
@@ -32,14 +32,14 @@ def main(
     """The command line of a study.
 
     Args:
-        plan: the runs, in the order in which they are done, from the lines of those that are done; it is asked again
-            when all of them are done, and the study ends when it has no more.
-        execute: trains one run in a process with one thread and returns its lines; picklable.
+        plan: returns the runs in order, given the results so far. It is called again when all of them are done; the
+            study ends when it has no new ones.
+        execute: trains one run in a process with one thread, and returns its results, one or more rows; picklable.
         path: CSV file of all runs; the column `run` has their names.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry_run", action="store_true", help="Only count the runs.")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Runs at once.")
+    parser.add_argument("--dry_run", action="store_true", help="Count the runs, and stop.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Number of runs at once.")
     args = parser.parse_args()
     if args.dry_run:
         _missing(plan, path)
@@ -75,7 +75,7 @@ def _execute(missing: list[Run], execute: Callable[..., pd.DataFrame], path: Pat
 
 
 def _append(lines: pd.DataFrame, path: Path) -> None:
-    """All or nothing, as the process may be killed while it writes."""
+    """Write the file atomically, because the process may be killed at any time."""
     before = [pd.read_csv(path)] if path.exists() else []
     unfinished = path.with_suffix(".unfinished")
     pd.concat([*before, lines]).to_csv(unfinished, index=False)

@@ -2,9 +2,9 @@
 
     python results/deep_bert/report.py             # --tables leaves the figures as they are
 
-A run is trained if its accuracy over the last 100 steps is above 0.95; it was so for a while (post hoc) if that holds
-for any 20 steps of its log; it is collapsed if a layer's batch entropy is below 0.001 nats in most of the last 100
-steps.
+A run has trained if its accuracy over the last 100 steps is above 0.95; it has trained for a while (post hoc) if that
+holds for any 20 logged steps. It has collapsed if the batch entropy of a layer is below 0.001 nats in most of the last
+100 steps.
 """
 
 import argparse
@@ -46,12 +46,12 @@ CHOSEN_NAME = "LBE, alpha 0.5, beta 2"
 
 
 def load() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A line for every 20 steps of every run, and a line for every run over its last 100 steps."""
+    """One table with a row per 20 steps of each run, and one with a row per run, over its last 100 steps."""
     steps = pd.read_csv(HERE / "runs.csv")
     steps = steps.copy().assign(lowest_entropy=steps.filter(like="entropy/").min(axis="columns"))
     last = steps[steps["step"] > 300].groupby(SETTING, as_index=False)
     runs = last[["accuracy", "test_accuracy", "seconds_per_step"]].mean()
-    runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # one spike does not end a collapse
+    runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # a spike does not end a collapse
     runs["trained"] = runs["accuracy"] > 0.95
     above = steps["step"].where(steps["accuracy"] > 0.95)
     runs["steps_to_learn"] = above.groupby([steps[name] for name in SETTING]).min().fillna(np.inf).to_numpy()
@@ -61,7 +61,7 @@ def load() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def choose(table: pd.DataFrame, method: str, **setting: object) -> pd.DataFrame:
-    """The lines of a method, by default with the settings of the main comparison."""
+    """The runs of a method, by default with the settings of the main comparison."""
     warmup_steps, penalty = METHODS[method]
     wanted: dict[str, object] = {"model_type": "bert", "data": "sentences", "depth": 48, "learning_rate": 1e-3}
     wanted |= {"warmup_steps": warmup_steps, "decay": "none"}
@@ -76,7 +76,7 @@ def choose(table: pd.DataFrame, method: str, **setting: object) -> pd.DataFrame:
 
 
 def describe(runs: pd.DataFrame) -> dict[str, str]:
-    """How many runs trained, with the exact 95% interval of their share, how many collapsed, and how they ended."""
+    """How many runs trained, with the exact 95% interval of their share, and how many collapsed."""
     if not len(runs):
         return {"trained": "not run"}
     ending = {
@@ -101,7 +101,7 @@ def share(runs: pd.DataFrame) -> str:
 
 
 def all_tests(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every test of the page, a line each: its group, comparison, outcome, p-value, and that of Holm's correction."""
+    """All tests of the page, one row each: group, comparison, outcome, p-value, and p-value with Holm's correction."""
     fresh, first = runs[runs["seed"] >= 5], runs[runs["seed"] < 5]
     pairs = [("LBE", "none"), ("LBE", "warm-up"), ("warm-up", "none"), ("warm-up + LBE", "warm-up")]
     tests = pd.concat(
@@ -132,13 +132,13 @@ def compare(runs: pd.DataFrame, one: str, other: str, comparison: str, **setting
 
 
 def border_test(first: pd.DataFrame) -> float:
-    """Sign test over the seeds: the cells of a seed share weights and batches, so that they are one observation."""
+    """Sign test over the seeds. The cells of a seed share weights and batches, so they count as one observation."""
     gained = border_pairs(first).astype(int).diff(axis="columns")["LBE"].groupby("seed").sum()
     return mcnemar((gained > 0).sum(), (gained < 0).sum())
 
 
 def border_pairs(first: pd.DataFrame, outcome: str = "trained") -> pd.DataFrame:
-    """Whether the outcome holds without LBE and with it, for each depth, learning rate and seed."""
+    """Whether the outcome holds with and without LBE, for each depth, learning rate and seed."""
     cells = [{"depth": depth, "learning_rate": rate} for depth, rate in product(DEPTHS, RATES)]
     key = ["depth", "learning_rate", "seed"]
     methods = {
@@ -164,7 +164,7 @@ def show_tests(title: str, tests: pd.DataFrame, group: str) -> None:
 
 
 def show_open_question(runs: pd.DataFrame) -> None:
-    """The lower learning rate without the penalty, beside the higher one with it."""
+    """Compare the lower learning rate without the penalty and the higher one with it."""
     first, fresh = runs[runs["seed"] < 5], runs[runs["seed"] >= 5]
     lines = {
         "none at 3e-4, seeds 0 to 4": choose(first, "none", learning_rate=3e-4),
@@ -184,7 +184,7 @@ def show_open_question(runs: pd.DataFrame) -> None:
 
 
 def show_onset(steps: pd.DataFrame) -> None:
-    """When the runs without the penalty have their first collapsed layer."""
+    """Show when the runs without the penalty have their first collapsed layer."""
     own = choose(steps, "none")
     onset = own[own["lowest_entropy"] < COLLAPSED_ENTROPY].groupby("seed")["step"].min()
     print(f"\nNone: a layer collapses by step 40 in {count(onset <= 40)}, in the last run by step {onset.max()}.")
@@ -218,7 +218,7 @@ def show_sensitivity(runs: pd.DataFrame) -> None:
 
 
 def show_chosen(runs: pd.DataFrame) -> None:
-    """A cell of the grid in which all runs trained, on seeds that the grid does not have."""
+    """Show a cell of the grid in which all runs trained, on fresh seeds."""
     fresh = runs[runs["seed"] >= 5]
     table = {method: describe(choose(fresh, method)) for method in METHODS}
     table[CHOSEN_NAME] = describe(choose(fresh, "LBE", **CHOSEN))
@@ -261,7 +261,7 @@ def show_tables(steps: pd.DataFrame, runs: pd.DataFrame) -> None:
 
 
 def draw_methods(steps: pd.DataFrame) -> None:
-    """Accuracy by step, a line a seed."""
+    """Draw accuracy by step, one line per seed."""
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     for axes, method in zip(figure.subplots(1, 4, sharey=True), METHODS, strict=True):
         draw_accuracy(axes, choose(steps, method))
@@ -277,7 +277,7 @@ def draw_accuracy(axes: Axes, steps: pd.DataFrame) -> None:
 
 
 def draw_entropy(steps: pd.DataFrame, runs: pd.DataFrame) -> None:
-    """Entropy by layer and step, for the median seed of two methods."""
+    """Draw entropy by layer and step, for the median seed of two methods."""
     figure = Figure(figsize=(7.5, 2.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, method in zip(panels, ("none", "LBE"), strict=True):

@@ -1,4 +1,4 @@
-"""Deep transformers from random weights, without LBE and with it, by depth, learning rate, alpha and beta.
+"""Deep transformers from random weights, with and without LBE, by depth, learning rate, alpha and beta.
 
     python results/deep_bert/study.py --dry_run     # how many runs there are, and how many are missing
     python results/deep_bert/study.py               # as many at once as there are cores, one thread each
@@ -33,7 +33,7 @@ TRAINING_DIGITS = 1437  # of 1797
 
 @dataclass(frozen=True)
 class Run:
-    """What defines a run. Without the penalty, `beta` is 0, and `alpha` and `activations` have no effect."""
+    """Settings of a run. Without the penalty, `beta` is 0, and `alpha` and `activations` have no effect."""
 
     seed: int
     depth: int = 48
@@ -56,7 +56,7 @@ class Run:
 
 
 def runs() -> Iterator[Run]:
-    """All of them, the most telling first; what is compared follows one on the other, seed by seed."""
+    """All runs, the most informative first; runs to be compared are adjacent, seed by seed."""
     for seed, warmup_steps, beta in product(range(20), (0, WARMUP), (0.0, 0.5)):
         yield Run(seed, warmup_steps=warmup_steps, beta=beta)
     for seed, beta in product(range(10), (0.0, 0.5)):
@@ -75,7 +75,7 @@ def runs() -> Iterator[Run]:
 
 
 def execute(run: Run) -> pd.DataFrame:
-    """Train, and return a line for every 20 steps: accuracy and loss on the batches, entropies in nats."""
+    """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats."""
     args = deep_bert.Arguments(
         model_type=run.model_type,
         depth=run.depth,
@@ -111,7 +111,7 @@ def execute(run: Run) -> pd.DataFrame:
 
 
 def digits() -> StackDataset:
-    """Scikit-learn's digits as 16 words each: the sum of every patch of 2 x 2 pixels, 0 to 64."""
+    """Scikit-learn's digits as 16 words each: the sums of all patches of 2 x 2 pixels, 0 to 64."""
     images, labels = load_digits(return_X_y=True)
     patches = torch.tensor(images).reshape(-1, 4, 2, 4, 2).sum((2, 4)).long().flatten(1)
     return StackDataset(input_ids=patches, labels=torch.tensor(labels))

@@ -4,7 +4,7 @@
     python results/default_beta/study.py               # as many at once as there are cores, one thread each
 
 Needs the extras `examples` and `demo`, and the official files of CoLA and MRPC in the folder GLUE_DATA_DIR. All raw
-results are in `runs.csv`, a line for each run.
+results are in `runs.csv`, one row per run.
 """
 
 import os
@@ -35,7 +35,7 @@ ALPHA = 0.5
 
 @dataclass(frozen=True)
 class Run:
-    """What defines a run: "rescue" trains 48 layers from scratch at 1e-3, "cola" and "mrpc" fine-tune MiniLM."""
+    """Settings of a run: "rescue" trains 48 layers from scratch at 1e-3, "cola" and "mrpc" fine-tune MiniLM."""
 
     task: str
     seed: int
@@ -47,7 +47,7 @@ class Run:
 
 
 def plan(done: pd.DataFrame) -> Iterator[Run]:
-    """Seed by seed; without LBE only where it is compared with LBE by its score."""
+    """All runs, seed by seed; runs without LBE only for the tasks on which scores are compared."""
     for seed in range(41, 49):
         yield from (Run(task, seed, beta) for task, beta in product(("cola", "mrpc"), (0.0, *BETAS)))
     for seed in range(100, 115):
@@ -55,7 +55,7 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
 
 
 def execute(run: Run) -> pd.DataFrame:
-    """Train, and return a line: `score` is the accuracy over the last 100 steps, or the main metric of the task."""
+    """Train, and return one row: `score` is the accuracy over the last 100 steps, or the main metric of the task."""
     score = rescued(run) if run.task == "rescue" else fine_tuned(run)
     return pd.DataFrame([{**asdict(run), "score": round(score, 5)}])
 
@@ -78,7 +78,7 @@ def rescued(run: Run) -> float:
 
 
 def fine_tuned(run: Run) -> float:
-    """The official validation set is the test set; MiniLM is trained on 80% of the training set, for 5 epochs."""
+    """Fine-tune MiniLM on 80% of the training set for 5 epochs; the official validation set is the test set."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         settings = {
             "task_name": run.task,

@@ -1,4 +1,4 @@
-"""Which part of the penalty trains a deep transformer: PROTOCOL.md, 3.
+"""Which part of the penalty makes a deep transformer train: PROTOCOL.md, 3.
 
     python results/mechanism/study.py --dry_run     # how many runs there are, and how many are missing
     python results/mechanism/study.py               # as many at once as there are cores, one thread each
@@ -33,14 +33,14 @@ PAPERS_MODULES = r".*\.layer\.\d+\.output\.dense|.*\.pooler"
 
 
 class Floor(LBERegularizer):
-    """No targets: what counts is how far a layer's entropy is below 0.2 nats."""
+    """Without targets: penalizes only entropies below 0.2 nats."""
 
     def forward(self, entropies: Tensor) -> Tensor:
         return self.beta * (FLOOR - entropies).relu().square().mean()
 
 
 class OneSided(LBERegularizer):
-    """No pull downward: entropies above their target cost nothing."""
+    """Without the pull downward: entropies above their target are not penalized."""
 
     def forward(self, entropies: Tensor) -> Tensor:
         return self.beta * (self.target - entropies).relu().square().mean()
@@ -85,14 +85,14 @@ REGULARIZERS = {"floor": Floor, "one-sided": OneSided}
 
 
 def plan(done: pd.DataFrame) -> Iterator[Run]:
-    """Seed by seed, so that at any time all variants have nearly as many."""
+    """All runs, seed by seed, so that all variants have about the same number at any time."""
     for seed in SEEDS:
         for variant in ARGUMENTS:
             yield Run(seed, variant)
 
 
 def execute(run: Run) -> pd.DataFrame:
-    """Train, and return a line for every 20 steps: accuracy and loss on the batches, entropies in nats."""
+    """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats."""
     settings = {"lbe_beta": BETA, "lbe_alpha": 0.5, **ARGUMENTS[run.variant]}
     args = deep_bert.Arguments(
         lr_scheduler_type="constant",

@@ -1,4 +1,4 @@
-"""Test scores of the chosen settings, and paired differences to training with nothing added: PROTOCOL.md, 7.
+"""Test scores of the chosen settings, and paired differences to plain training: PROTOCOL.md, 7.
 
 python results/paper_networks/report.py     # tables of what is in runs.csv
 """
@@ -12,7 +12,7 @@ RUNS = Path(__file__).parent / "runs.csv"
 
 
 def table(lines: pd.DataFrame) -> pd.DataFrame:
-    """A line for each contest and method: the setting chosen, mean test score, difference by seed to "none".
+    """A row for each contest and method: chosen setting, mean test score, paired difference to "none".
 
     The differences have Student's 95% interval.
     """

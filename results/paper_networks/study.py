@@ -1,11 +1,11 @@
-"""The paper's other networks at the size that a CPU allows, with tuned settings on both sides: PROTOCOL.md, 7.
+"""The paper's other networks, at a size for CPUs and with tuned settings on both sides: PROTOCOL.md, 7.
 
     python results/paper_networks/study.py --dry_run     # how many runs there are, and how many are missing
     python results/paper_networks/study.py               # as many at once as there are cores, one thread each
 
-Settings are chosen by the mean validation score of seeds 0 and 1, and judged on the test images with seeds 100 to 109,
-which follow when all runs of the choice are done. The score is the accuracy; of autoencoders it is the structural
-similarity (SSIM). All networks see scikit-learn's digits, 1149 to train on, 288 to choose on and 360 to judge on.
+Settings are chosen by the mean validation score of seeds 0 and 1. When all these runs are done, the chosen settings
+are judged on the test images with seeds 100 to 109. The score is the accuracy; for autoencoders it is the structural
+similarity (SSIM). The data are scikit-learn's digits: 1149 for training, 288 for validation, 360 for the test.
 
 Trains with the examples; needs the extra `examples`. All raw results are in `runs.csv`; the column `test` is empty for
 the seeds of the choice.
@@ -55,7 +55,7 @@ CONTESTS = {
 PENALTIES = {
     "mlp": ((0.5, 1.0), (0.1, 0.5)),
     "cnn": ((0.5, 1.0), (0.1, 0.5)),
-    "autoencoder": ((1.5, 2.0, 2.5), (0.2, 0.5, 1.0, 1.5)),  # these two: the authors' sweeps
+    "autoencoder": ((1.5, 2.0, 2.5), (0.2, 0.5, 1.0, 1.5)),  # these two are the authors' sweeps
     "resnet": ((0.5, 1.0, 1.5), (0.001, 0.005, 0.01)),
 }
 """Values of alpha and of beta, all pairs of which are tried."""
@@ -63,7 +63,7 @@ PENALTIES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What defines a run. Without the penalty `beta` is 0, and `alpha` has no effect."""
+    """Settings of a run. Without the penalty `beta` is 0, and `alpha` has no effect."""
 
     contest: str
     method: str
@@ -83,7 +83,7 @@ class Run:
 
 
 def settings(contest: str, method: str, seed: int) -> Iterator[Run]:
-    """All that are tried: learning rates of plain networks, the paper's one of the others; with LBE alpha and beta."""
+    """All settings: learning rates (one, the paper's, except for plain networks); with LBE, also alpha and beta."""
     network = contest.partition("-")[0]
     rates = {"autoencoder": (1e-3,), "resnet": (0.1,)}.get(network, RATES)
     penalties = product(*PENALTIES[network]) if method == "LBE" else [(1.0, 0.0)]
@@ -98,7 +98,7 @@ def choice() -> Iterator[Run]:
 
 
 def judgement(lines: pd.DataFrame) -> Iterator[Run]:
-    """The chosen settings with fresh seeds; nothing of a contest in which runs of the choice are missing."""
+    """The chosen settings with fresh seeds, for contests in which all runs of the choice are done."""
     done = set(lines["run"])
     for seed, (contest, methods) in product(JUDGEMENT, CONTESTS.items()):
         tried = [[list(settings(contest, method, own)) for own in CHOICE] for method in methods]
@@ -108,7 +108,7 @@ def judgement(lines: pd.DataFrame) -> Iterator[Run]:
 
 
 def chosen(lines: pd.DataFrame, by_seed: list[list[Run]], seed: int) -> Run:
-    """The setting with the best mean validation score, of equal ones the first, with this seed.
+    """The setting with the best mean validation score (the first of equal ones), with this seed.
 
     Args:
         by_seed: the same settings in the same order for each seed of the choice.
@@ -120,7 +120,7 @@ def chosen(lines: pd.DataFrame, by_seed: list[list[Run]], seed: int) -> Run:
 
 
 def execute(run: Run) -> pd.DataFrame:
-    """Train, and return one line with the scores on the validation and, but for the choice, the test images."""
+    """Train, and return one row with the scores on the validation images and, after the choice, on the test images."""
     common = f"--data digits --seed {run.seed} --learning_rate {run.learning_rate} --lbe_alpha {run.alpha}"
     common += f" --lbe_beta {run.beta} --use_cpu --disable_tqdm true --log_level error"
     argv = [*ARGUMENTS[run.network].split(), *common.split(), "--output_dir", "runs/paper_networks"]

@@ -1,4 +1,4 @@
-"""What became of each run, and which setting of each rival is chosen by it: PROTOCOL.md, 1."""
+"""The outcome of each run, and the choice of a setting for each rival: PROTOCOL.md, 1."""
 
 from collections.abc import Iterator
 
@@ -11,13 +11,12 @@ LAST_STEP = 400
 
 
 def outcomes(steps: pd.DataFrame) -> pd.DataFrame:
-    """A line for every run.
+    """A row for each run, with its `rival`, whether it `trained`, and its `accuracy` over the last 100 steps.
 
-    It has `rival`, whether it `trained`, the `accuracy` over the last 100 steps, and the first `step` that ends 20
-    steps with an accuracy above 0.95, infinite if there is none.
+    `step` is the end of the first 20 steps with an accuracy above 0.95; infinite if there is none.
 
     Args:
-        steps: a line for every 20 steps of every run, as in `runs.csv`.
+        steps: a row for every 20 steps of each run, as in `runs.csv`.
     """
     by_run = steps.groupby(["run", *SETTING, "seed"], as_index=False)
     runs = by_run["accuracy"].agg(lambda accuracy: accuracy.iloc[-5:].mean())
@@ -31,14 +30,14 @@ def outcomes(steps: pd.DataFrame) -> pd.DataFrame:
 def candidates(runs: pd.DataFrame) -> pd.DataFrame:
     """The settings that take part in the choice, on the seeds of the choice.
 
-    LBE's are those without a warm-up and with a clipping norm of 1: the others answer the question of robustness.
+    For LBE these are the settings without warm-up and with a clipping norm of 1; the others measure robustness.
     """
     plain = (runs["warmup_steps"] == 0) & (runs["max_grad_norm"] == 1)
     return runs[runs["seed"].isin(CHOICE_SEEDS) & ((runs["rival"] != "LBE") | plain)]
 
 
 def ranking(runs: pd.DataFrame) -> pd.DataFrame:
-    """The candidates of every rival, best first: runs that trained, median of the steps, mean accuracy."""
+    """The candidates of each rival, best first: by trained runs, median of the steps, mean accuracy."""
     settings = candidates(runs).groupby(["rival", *SETTING], as_index=False)
     table = settings.agg(
         trained=("trained", "sum"), step=("step", "median"), accuracy=("accuracy", "mean"), seeds=("seed", "nunique")
@@ -47,15 +46,15 @@ def ranking(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """The best setting of every rival, a line each, among those with all five seeds."""
+    """The best setting of each rival, among those with all five seeds."""
     table = ranking(runs)
     return table[table["seeds"] == len(CHOICE_SEEDS)].groupby("rival", sort=False).head(1)
 
 
 def undecided(runs: pd.DataFrame) -> Iterator[tuple[pd.Series, int]]:
-    """Setting and seed of runs without which another setting could still be chosen.
+    """Setting and seed of the missing runs that could still change the choice.
 
-    A setting is out if it would rank below the best complete one with every missing run trained, at step 0.
+    A setting is out if it would rank below the best complete one even if all its missing runs trained at step 0.
     """
     table = ranking(runs)
     own = candidates(runs)
@@ -63,7 +62,7 @@ def undecided(runs: pd.DataFrame) -> Iterator[tuple[pd.Series, int]]:
         complete = settings[settings["seeds"] == len(CHOICE_SEEDS)]
         incomplete = settings[settings["seeds"] < len(CHOICE_SEEDS)]
         if complete.empty:
-            incomplete = incomplete.head(1)  # a setting to compare with comes first
+            incomplete = incomplete.head(1)  # first, one setting to compare with
         for _, setting in incomplete.iterrows():
             same = own[(own[SETTING] == setting[SETTING]).all(axis="columns")]
             missing = [seed for seed in CHOICE_SEEDS if seed not in set(same["seed"])]

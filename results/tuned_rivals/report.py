@@ -2,8 +2,8 @@
 
     python results/tuned_rivals/report.py
 
-A run is trained if its accuracy over the last 100 steps is above 0.95. Parts of the protocol whose runs are missing
-are left out, and named.
+A run has trained if its accuracy over the last 100 steps is above 0.95. Parts of the protocol with missing runs are
+listed and left out.
 """
 
 import sys
@@ -65,7 +65,7 @@ def judgement(fresh: pd.DataFrame) -> pd.DataFrame:
 
 
 def median_step(steps: pd.Series) -> tuple[float, float, float]:
-    """Kaplan and Meier's median and its 95% interval, by the log-log interval of the curve; infinite: not reached."""
+    """Kaplan and Meier's median with its 95% interval (log-log transformed); infinite where it is not reached."""
     curve = stats.ecdf(censored(steps)).sf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where the curve is 1 or 0 it has no interval
@@ -84,7 +84,7 @@ def censored(steps: pd.Series) -> stats.CensoredData:
 
 
 def comparisons(fresh: pd.DataFrame) -> pd.DataFrame:
-    """LBE against each rival: McNemar's test of the runs that trained, log-rank test of the steps, corrected."""
+    """LBE against each rival: McNemar's test of the trained runs, log-rank test of the steps, Holm's correction."""
     own = fresh[fresh["rival"] == "LBE"]
     table = {}
     for rival, other in fresh[fresh["rival"] != "LBE"].groupby("rival"):
@@ -97,7 +97,7 @@ def comparisons(fresh: pd.DataFrame) -> pd.DataFrame:
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """Whether each of the 30 cells trained without LBE and with it, for the seeds that have all of them."""
+    """Whether each of the 30 cells trained, with and without LBE, for the seeds that have all of them."""
     same = (runs["initialization"] == "default") & (runs["alpha"] == 0.5) & runs["beta"].isin([0.0, 2.0])
     own = runs[same & runs["seed"].isin(choice.FIRST_SEEDS)]
     table = own.pivot_table(index=["seed", *CELL], columns="rival", values="trained", aggfunc="first").dropna()

@@ -1,4 +1,4 @@
-"""The deep transformer without LBE and with it, both tuned, and other initializations: PROTOCOL.md, 1 and 2.
+"""A deep transformer with and without LBE, both tuned, and with other initializations: PROTOCOL.md, 1 and 2.
 
     python results/tuned_rivals/study.py --dry_run     # how many runs there are, and how many are missing
     python results/tuned_rivals/study.py               # as many at once as there are cores, one thread each
@@ -31,7 +31,7 @@ DEPTH = 48
 
 @dataclass(frozen=True)
 class Run:
-    """What defines a run. Without the penalty `beta` is 0, and `alpha` has no effect."""
+    """Settings of a run. Without the penalty `beta` is 0, and `alpha` has no effect."""
 
     seed: int
     learning_rate: float
@@ -50,10 +50,10 @@ class Run:
 
 
 def plan(done: pd.DataFrame) -> Iterator[Run]:
-    """All runs, as far as the results so far tell.
+    """All runs that are known to be needed, given the results so far.
 
-    Seeds 0 to 2 of all settings, those of the question of robustness first; then seeds 3 and 4 of those that can still
-    be chosen; then the fresh seeds of the chosen ones.
+    First seeds 0 to 2 of all settings, beginning with those that measure robustness; then seeds 3 and 4 of those that
+    can still be chosen; then the fresh seeds of the chosen ones.
     """
     first = [run for settings in (cells, other_settings) for seed in choice.FIRST_SEEDS for run in settings(seed)]
     yield from first
@@ -68,7 +68,7 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
 
 
 def cells(seed: int) -> Iterator[Run]:
-    """The 30 cells of learning rate, warm-up and clipping, without LBE and with it."""
+    """The 30 cells of learning rate, warm-up and clipping, with and without LBE."""
     for rate, warmup_steps, max_grad_norm, beta in product(LEARNING_RATES, (0, 40, 100), (1.0, 0.1), (0.0, 2.0)):
         yield Run(seed, rate, warmup_steps, max_grad_norm, beta=beta)
 
@@ -83,7 +83,7 @@ def other_settings(seed: int) -> Iterator[Run]:
 
 
 def execute(run: Run) -> pd.DataFrame:
-    """Train, and return a line for every 20 steps: accuracy and loss on the batches, entropies in nats."""
+    """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats."""
     args = deep_bert.Arguments(
         model_type="roberta-prelayernorm" if run.initialization == "prelayernorm" else "bert",
         depth=DEPTH,

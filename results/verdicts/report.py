@@ -1,4 +1,4 @@
-"""The tables of `README.md`, from the two files that `study.py` writes, as Markdown.
+"""Print the tables of `README.md` as Markdown, from the two files that `study.py` writes.
 
 python results/verdicts/report.py
 """

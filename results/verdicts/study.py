@@ -1,4 +1,4 @@
-"""How often the verdict on a model is right: false alarms on healthy models, hits on broken ones.
+"""The accuracy of the verdicts: false alarms on healthy models, hits on broken ones.
 
     GLUE_DATA_DIR=path/to/glue python results/verdicts/study.py     # 15 minutes on one core; writes both CSV files
     python results/verdicts/report.py                               # the tables of README.md
@@ -53,7 +53,7 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": 
 
 
 class MLP(nn.Module):
-    """Of ReLU layers, on vectors of 64 features; He's initialization."""
+    """ReLU layers on vectors of 64 features, with He's initialization."""
 
     def __init__(self, depth: int = LAYERS) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class MLP(nn.Module):
 
 
 def healthy() -> Iterator[tuple[str, str, InformationFlow]]:
-    """Group, name and information flow of each model."""
+    """Group, name and information flow of each healthy model."""
     for family in families.FAMILIES:
         for seed in range(3):
             examples = tiny.batch(families.rows_for(family, EXAMPLES, seed))
@@ -100,7 +100,7 @@ def healthy() -> Iterator[tuple[str, str, InformationFlow]]:
 
 
 def minilm(task_name: str) -> Iterator[tuple[str, str, InformationFlow]]:
-    """On the validation examples, before and after fine-tuning with the default settings of `glue_runs`."""
+    """MiniLM on validation examples, before and after fine-tuning with the default settings of `glue_runs`."""
     task, data_dir = get_task(task_name), os.environ["GLUE_DATA_DIR"]
     examples = split(tokenized_examples(task_name, "minilm", data_dir, 128, False), task)["validation"]
     examples = examples.select_columns(["input_ids", "token_type_ids", "attention_mask"])
@@ -165,7 +165,7 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def with_output(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
-    """Plants a change of a layer's output."""
+    """Change the output of a layer."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
@@ -174,14 +174,14 @@ def with_output(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], Non
 
 
 def cone(x: Tensor) -> Tensor:
-    """A common vector added, so long that two examples have a cosine similarity of 0.986."""
+    """Add a common vector, so long that two examples have a cosine similarity of 0.986."""
     centred = x - x.mean(0)
     size = (centred.square().mean() * 0.986 / 0.014).sqrt()
     return centred + size * torch.ones_like(x[:1]) * torch.linspace(-1.7, 1.7, x.shape[-1])
 
 
 def one_direction(x: Tensor) -> Tensor:
-    """The deviations of the examples projected onto the one of the first."""
+    """Project the deviations of the examples onto that of the first."""
     mean = x.mean(0, keepdim=True)
     flat = (x - mean).flatten(1)
     direction = flat[:1] / flat[:1].norm()
@@ -190,7 +190,7 @@ def one_direction(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def zero_weights(layer: nn.Module) -> None:
-    """The last linear map of the layer gives zeros."""
+    """Set the weights of the layer's last linear module to zero."""
     linear = [module for module in layer.modules() if isinstance(module, nn.Linear)][-1]
     linear.weight.zero_()
     if linear.bias is not None:
@@ -212,7 +212,7 @@ FAULTS: dict[str, tuple[Callable[[nn.Module], None], tuple[str, ...]]] = {
 
 
 def broken() -> Iterator[tuple[str, str, str, tuple[str, ...], InformationFlow]]:
-    """Model, fault, where it is, the kinds of findings that name it, and information flow."""
+    """Model, fault, its position, the kinds of findings that name it, and information flow."""
     for name, (build, inputs) in MODELS.items():
         for fault, (plant, kinds) in FAULTS.items():
             for index in (0, LAYERS // 2, LAYERS - 1):
