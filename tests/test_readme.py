@@ -2,6 +2,7 @@
 
 import math
 import re
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -51,6 +52,15 @@ def test_relative_links() -> None:
     links = re.findall(r"\]\(((?!https?://)[^)#]+)\)", TEXT)
     assert len(links) > 10
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_a_package_index_gets_no_figure_and_no_relative_link() -> None:
+    shown = str(metadata("lbe-hf").get_payload())
+    assert shown.startswith("# lbe_hf")
+    assert "![" in TEXT
+    assert "![" not in shown
+    assert {link.partition("//")[0] for link in re.findall(r"\]\(([^)]+)\)", shown)} == {"https:"}
+    assert 0.9 < len(shown.split()) / len(TEXT.split()) < 1
 
 
 def test_defaults() -> None:
