@@ -17,6 +17,7 @@ from ..errors import InputError
 from .arguments import GridArguments
 from .execution import AFTER_A_DEATH, Seen, abandon, attempt, see
 from .plan import Run
+from .progress import quiet_libraries
 from .ray_engine import RayEngine
 from .resources import share_of_machine
 from .workers import do_in_workers
@@ -108,6 +109,7 @@ class LocalEngine:
                 workers=self.workers,
                 threads=self.threads or 1,
                 max_retries=self.max_retries,
+                initializer=quiet_libraries,
             )
 
 

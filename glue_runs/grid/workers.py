@@ -17,8 +17,6 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
-from .progress import quiet_libraries
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -31,6 +29,7 @@ def do_in_workers(
     workers: int,
     threads: int,
     max_retries: int,
+    initializer: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Call a function on each item in separate processes; yield results as they finish.
 
@@ -43,6 +42,7 @@ def do_in_workers(
         workers: number of processes.
         threads: number of threads that PyTorch uses in each process.
         max_retries: how often an item is repeated after its process died.
+        initializer: called once in each process, before its first item; picklable.
     """
     context = multiprocessing.get_context("spawn")
     # Nothing is sent through it: the workers see its end when this process closes it, or dies.
@@ -51,7 +51,7 @@ def do_in_workers(
 
     def new_pool() -> ProcessPoolExecutor:
         # One process per pool: a process that dies breaks its whole pool.
-        pools.append(ProcessPoolExecutor(1, context, _start_worker, (ended, threads)))
+        pools.append(ProcessPoolExecutor(1, context, _start_worker, (ended, threads, initializer)))
         return pools[-1]
 
     waiting, deaths = deque(range(len(items))), Counter[int]()
@@ -88,12 +88,13 @@ def do_in_workers(
             pool.shutdown()
 
 
-def _start_worker(ended: Connection, threads: int) -> None:
+def _start_worker(ended: Connection, threads: int, initializer: Callable[[], None] | None) -> None:
     threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tqdm.set_lock(threading.RLock())  # the default is a system semaphore, which outlives a killed process
     torch.set_num_threads(threads)
-    quiet_libraries()
+    if initializer is not None:
+        initializer()
 
 
 def _end_with(connection: Connection) -> None:

@@ -6,7 +6,7 @@ from programs import example
 
 
 def test_only_without_the_penalty_upper_layers_collapse(tmp_path: Path) -> None:
-    arguments = "--depth 24 --learning_rate 2e-3 --lr_scheduler_type constant --max_steps 60 --seeds 0 1 --use_cpu"
+    arguments = "--depth 24 --learning_rate 2e-3 --lr_scheduler_type constant --max_steps 60 --seeds 0 --use_cpu"
     results = example("deep_bert").main([*arguments.split(), "--output_dir", str(tmp_path)])
     lowest = results.groupby("trainer")["lowest_entropy"].min()
     assert lowest["Trainer"] < 0.01
@@ -16,7 +16,7 @@ def test_only_without_the_penalty_upper_layers_collapse(tmp_path: Path) -> None:
 
 def test_the_accuracy_is_that_of_the_batches(tmp_path: Path) -> None:
     """A shallow network learns the task in a hundred steps, whatever the trainer."""
-    arguments = "--depth 1 --max_steps 150 --seeds 3 --use_cpu".split()
+    arguments = "--depth 1 --max_steps 120 --seeds 3 4 --use_cpu".split()
     results = example("deep_bert").main([*arguments, "--output_dir", str(tmp_path)])
-    assert results["seed"].tolist() == [3, 3]
+    assert results["seed"].tolist() == [3, 3, 4, 4]
     assert (results["accuracy"] > 0.9).all()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from glue_runs.tasks.grammar import generate
 from lbe_hf import LBETrainer, LBETrainingArguments
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
@@ -180,9 +182,11 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], **tolerance: 
 
 
 def save_encoder(folder: Path, **config: Any) -> None:
-    """A BERT of two layers with a tokenizer that knows letters, as files; it loads in no time and learns nothing."""
-    letters = [*string.ascii_lowercase, *".,?!'"]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    """A BERT of two layers, as files, with a tokenizer that knows the words of the demonstration and letters."""
+    generated = [example for task in ("demo_rte", "demo_mrpc", "demo_cola") for example in generate(task, 200, seed=0)]
+    texts = [text for example in generated for text in example.values() if isinstance(text, str)]
+    words = sorted({word for text in texts for word in re.findall(r"[a-z]{2,}", text.lower())})
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *".,?!'", *words]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     BertTokenizerFast(vocab=vocabulary, model_max_length=128).save_pretrained(folder)
     torch.manual_seed(0)
