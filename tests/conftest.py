@@ -1,5 +1,6 @@
 """Shared set-up: no test touches the network, and the ones on real GLUE files skip loudly without them."""
 
+import gc
 import os
 import signal
 
@@ -16,6 +17,12 @@ from transformers import Trainer
 from transformers.utils import logging
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs start with SIGINT ignored
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what is loaded by now from garbage collection, which `Trainer` calls in every training."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
