@@ -100,11 +100,20 @@ def test_a_fault_is_code_1_and_on_the_page(tiny_encoder: str, tsv: Path, tmp_pat
 
 def test_a_causal_model(tiny_encoder: str, tsv: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=100, **tiny.SHAPE)).save_pretrained(tmp_path / "llama")
-    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "llama")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **tiny.SHAPE)).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
     code, record = measured(str(tmp_path / "llama"), tsv, "--samples", "token", "--batch_size", 1)
     assert code == 0
     assert len(record["layers"]) == 4
+
+
+def test_a_batch_of_one_unknown_word_is_measured(tiny_encoder: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\nthe red lamp\n\u6f22\u5b57\n", encoding="utf-8")
+    arguments = ["--text_columns", "text", "--samples", "token", "--batch_size", 1]
+    code, record = measured(tiny_encoder, tmp_path / "rows.csv", *arguments)
+    assert code in (0, 1)
+    assert len(record["layers"]) == 3
 
 
 def test_images(tmp_path: Path) -> None:
