@@ -399,7 +399,7 @@ def test_each_training_warns_anew(make_trainer: Make, warnings_of: Any) -> None:
     trainer = LBETrainer(model_init=collapsed, args=args, train_dataset=token_rows(8))
     for trial in (1, 2):
         trainer.train()
-        assert len([text for text in warnings_of() if "have collapsed" in text]) == trial
+        assert len([text for text in warnings_of() if "Newly collapsed" in text]) == trial
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft still asks for it
