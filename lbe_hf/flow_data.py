@@ -67,7 +67,8 @@ def collate_for(
         length: maximum tokens per text.
 
     Raises:
-        ValueError: the columns do not exist, or there are not one or two of them.
+        ValueError: the columns do not exist, there are not one or two of them, or the tokenizer knows no token of any
+            example.
         OSError: there is no tokenizer or processor.
     """
     kinds = {column: _kind(value) for column, value in examples[0].items()}
@@ -82,7 +83,7 @@ def collate_for(
             f"--text_columns must name one or two of these columns: {', '.join(kinds)}; "
             f"not {', '.join(columns) or 'none'}."
         )
-    return _texts(model, config, columns, length)
+    return _texts(model, config, examples, columns, length)
 
 
 def batches(examples: Sequence[Example], size: int, collate: Collate) -> Iterator[dict[str, torch.Tensor]]:
@@ -125,17 +126,20 @@ def _kind(value: Any) -> str:
     return "other"
 
 
-def _texts(model: str, config: PretrainedConfig, columns: Sequence[str], length: int) -> Collate:
+def _texts(
+    model: str, config: PretrainedConfig, examples: Sequence[Example], columns: Sequence[str], length: int
+) -> Collate:
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     config.pad_token_id = tokenizer.pad_token_id  # required by decoders to classify batches
+    texts = [str(example[column]) for example in examples for column in columns]
+    token_ids = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+    if set().union(*token_ids) <= set(tokenizer.all_special_ids):
+        raise ValueError(f"The tokenizer of {model} knows no token of the examples: use the model's own.")
 
     def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         texts = [[str(example[column]) for example in examples] for column in columns]
         inputs = dict(tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt"))
-        special = torch.isin(inputs["input_ids"], torch.tensor(tokenizer.all_special_ids))
-        if special.all() and len(examples) > 1:  # a single example may be empty, or in another script
-            raise ValueError(f"The tokenizer of {model} knows no token of the examples: use the model's own.")
         if config.is_encoder_decoder:
             inputs["decoder_input_ids"] = inputs["input_ids"]
             inputs["decoder_attention_mask"] = inputs["attention_mask"]

@@ -86,8 +86,8 @@ class Reporter:
             self._collapsed.update(new)
             listed = shorten(", ".join(new), width=200, placeholder=" ...")
             logger.warning(
-                f"Collapsed, with a batch entropy below {COLLAPSED_ENTROPY} nats: the last {count} of {len(entropies)} "
-                f"layers. Newly collapsed: {listed}"
+                f"Collapsed, with a batch entropy below {COLLAPSED_ENTROPY} nats: the last {count} of "
+                f"{len(entropies)} layers. Newly collapsed: {listed}"
             )
 
     def end(self, means: Means | None, regularizer: LBERegularizer) -> None:

@@ -218,7 +218,8 @@ def test_models_that_cannot_be_used(
     assert "damaged" in one_line([str(tmp_path / "damaged"), *columns], capsys)
     model.save_pretrained(tmp_path / "other")
     BertTokenizerFast(vocab={token: index for index, token in enumerate(tokens)}).save_pretrained(tmp_path / "other")
-    assert "knows no token of the examples" in one_line([str(tmp_path / "other"), *columns], capsys)
+    for more in ([], ["--samples", "token", "--batch_size", "1"]):
+        assert "knows no token of the examples" in one_line([str(tmp_path / "other"), *columns, *more], capsys)
 
 
 def test_files_that_cannot_be_used(tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ import pytest
 from ranks import Ranks
 
 
-def test_the_next_call_starts_anew(ranks: Ranks) -> None:
-    with pytest.raises(AssertionError, match="rank 1 died, exit code 3"):
-        ranks(on_ranks.die, 1)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_next_call_starts_anew(ranks: Ranks, rank: int) -> None:
+    with pytest.raises(AssertionError, match=f"rank {rank} died, exit code 3"):
+        ranks(on_ranks.die, rank)
     assert ranks(on_ranks.die, None) == [None, None]

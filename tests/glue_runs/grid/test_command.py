@@ -55,12 +55,12 @@ def exit_code(arguments: list[str]) -> int:
         return int(stop.code or 0)
 
 
-def test_killed_twice_it_ends_as_if_left_alone(four_runs: list[str], left_alone: str, tmp_path: Path) -> None:
+def test_killed_three_times_it_ends_as_if_left_alone(four_runs: list[str], left_alone: str, tmp_path: Path) -> None:
     four_runs = [*four_runs, "--cpus_per_run", "1"]
     moments = random.Random(0)
     folder = GridFolder(tmp_path / "killed")
     interrupted = 0
-    for _ in range(2):
+    for _ in range(3):
         grid = start(four_runs, folder.path)
         done_before = sum((folder.run_dir(path.name) / "result.json").exists() for path in folder.path.glob("runs/*"))
         while grid.poll() is None and not list(folder.path.glob("runs/*/checkpoint-*")):
