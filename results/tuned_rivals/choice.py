@@ -52,21 +52,24 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def undecided(runs: pd.DataFrame) -> Iterator[tuple[pd.Series, int]]:
-    """Setting and seed of the missing runs that could still change the choice.
+    """Setting and seed of the next runs that could still change the choice.
 
-    A setting is out if it would rank below the best complete one even if all its missing runs trained at step 0.
+    The most promising setting of each rival is completed first, for comparison. Another gets its next seed only if it
+    would rank at least as high even if all its missing runs trained at step 0.
     """
     table = ranking(runs)
+    table["failed"] = table["seeds"] - table["trained"]
     own = candidates(runs)
     for _, settings in table.groupby("rival", sort=False):
         complete = settings[settings["seeds"] == len(CHOICE_SEEDS)]
         incomplete = settings[settings["seeds"] < len(CHOICE_SEEDS)]
-        if complete.empty:
-            incomplete = incomplete.head(1)  # first, one setting to compare with
-        for _, setting in incomplete.iterrows():
+        for _, setting in incomplete.sort_values(["failed", "step"]).iterrows():
             same = own[(own[SETTING] == setting[SETTING]).all(axis="columns")]
             missing = [seed for seed in CHOICE_SEEDS if seed not in set(same["seed"])]
-            trained = setting["trained"] + len(missing)
-            step = np.median([*same["step"], *[0] * len(missing)])
-            if complete.empty or (trained, -step) >= (complete.iloc[0]["trained"], -complete.iloc[0]["step"]):
+            if complete.empty:
                 yield from ((setting[SETTING], seed) for seed in missing)
+                break
+            best = complete.iloc[0]
+            step = np.median([*same["step"], *[0] * len(missing)])
+            if (setting["failed"], step) <= (best["failed"], best["step"]):
+                yield setting[SETTING], missing[0]

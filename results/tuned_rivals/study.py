@@ -52,19 +52,19 @@ class Run:
 def plan(done: pd.DataFrame) -> Iterator[Run]:
     """All runs that are known to be needed, given the results so far.
 
-    First seeds 0 to 2 of all settings, beginning with those that measure robustness; then seeds 3 and 4 of those that
-    can still be chosen; then the fresh seeds of the chosen ones.
+    First seeds 0 to 2 of all cells and seed 0 of the other settings; then one further seed at a time of each setting
+    that can still be chosen; then the fresh seeds of the chosen ones.
     """
-    first = [run for settings in (cells, other_settings) for seed in choice.FIRST_SEEDS for run in settings(seed)]
+    first = [*(run for seed in choice.FIRST_SEEDS for run in cells(seed)), *other_settings(seed=0)]
     yield from first
     if done.empty or not {run.name for run in first} <= set(done["run"]):
         return
     runs = choice.outcomes(done)
-    yield from (Run(seed, **setting) for setting, seed in choice.undecided(runs))
-    if any(choice.undecided(runs)):
-        return
-    for seed in choice.FRESH_SEEDS:
-        yield from (Run(seed, **setting) for _, setting in choice.chosen(runs)[choice.SETTING].iterrows())
+    undecided = [Run(seed, **setting) for setting, seed in choice.undecided(runs)]
+    yield from undecided
+    if not undecided:
+        for seed in choice.FRESH_SEEDS:
+            yield from (Run(seed, **setting) for _, setting in choice.chosen(runs)[choice.SETTING].iterrows())
 
 
 def cells(seed: int) -> Iterator[Run]:
