@@ -15,20 +15,17 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-import torch
-from sklearn.datasets import load_digits
-from torch.utils.data import StackDataset, Subset
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
 
 import deep_bert  # noqa: E402
+import digit_words  # noqa: E402
 import runner  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 FEED_FORWARD = r".*\.layer\.\d+\.output\.dense"
 WARMUP = 40  # a tenth of the steps
-TRAINING_DIGITS = 1437  # of 1797
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,10 @@ def execute(run: Run) -> pd.DataFrame:
     )
     with redirect_stdout(None):
         if run.data == "digits":
-            examples = digits()
-            training = Subset(examples, range(TRAINING_DIGITS))
-            trainer = deep_bert.train(args, training, deep_bert.network(args, words=65, labels=10))
-            predicted, labels, _ = trainer.predict(Subset(examples, range(TRAINING_DIGITS, len(examples))))
+            training, test = digit_words.digits()
+            network = deep_bert.network(args, digit_words.WORDS, digit_words.LABELS)
+            trainer = deep_bert.train(args, training, network)
+            predicted, labels, _ = trainer.predict(test)
             test_accuracy = float((predicted.argmax(-1) == labels).mean())
         else:
             examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
@@ -108,13 +105,6 @@ def execute(run: Run) -> pd.DataFrame:
     lines = lines[columns + [name for name in lines if name.startswith("entropy/")]].round(4)
     seconds = next(line["train_runtime"] for line in history if "train_runtime" in line) / args.max_steps
     return lines.assign(**asdict(run), test_accuracy=test_accuracy, seconds_per_step=round(seconds, 4))
-
-
-def digits() -> StackDataset:
-    """Scikit-learn's digits as 16 words each: the sums of all patches of 2 x 2 pixels, 0 to 64."""
-    images, labels = load_digits(return_X_y=True)
-    patches = torch.tensor(images).reshape(-1, 4, 2, 4, 2).sum((2, 4)).long().flatten(1)
-    return StackDataset(input_ids=patches, labels=torch.tensor(labels))
 
 
 if __name__ == "__main__":
