@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy import stats
 
 
 def count(outcome: pd.Series) -> str:
@@ -11,14 +11,22 @@ def count(outcome: pd.Series) -> str:
 
 def interval(outcome: pd.Series) -> str:
     """Clopper and Pearson's 95% interval of a share."""
-    bounds = binomtest(int(outcome.sum()), len(outcome)).proportion_ci(method="exact")
+    bounds = stats.binomtest(int(outcome.sum()), len(outcome)).proportion_ci(method="exact")
     return f"{bounds.low:.0%} to {bounds.high:.0%}"
 
 
 def mcnemar(only_left: int, only_right: int) -> float:
     """Exact two-sided p-value of McNemar's test, from the pairs in which the two differ."""
     differing = only_left + only_right
-    return float(binomtest(only_left, differing).pvalue) if differing else 1.0
+    return float(stats.binomtest(only_left, differing).pvalue) if differing else 1.0
+
+
+def student(values: pd.Series, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and Student's two-sided interval, which is the mean alone where all values are equal."""
+    mean, error = float(values.mean()), float(stats.sem(values))
+    if error == 0:
+        return mean, mean, mean
+    return mean, *map(float, stats.t.interval(confidence, len(values) - 1, mean, error))
 
 
 def holm(p_values: pd.Series) -> pd.Series:

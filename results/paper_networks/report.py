@@ -3,12 +3,15 @@
 python results/paper_networks/report.py     # tables of what is in runs.csv
 """
 
+import sys
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
-RUNS = Path(__file__).parent / "runs.csv"
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from inference import show, student  # noqa: E402
 
 
 def table(lines: pd.DataFrame) -> pd.DataFrame:
@@ -26,18 +29,14 @@ def table(lines: pd.DataFrame) -> pd.DataFrame:
         none = judged[(judged["contest"] == contest) & (judged["method"] == "none")].set_index("seed")["test"]
         differences = (scores - none).dropna()
         if method != "none" and len(differences) > 1:
-            mean, sem = differences.mean(), stats.sem(differences)
-            low, high = stats.t.interval(0.95, len(differences) - 1, mean, sem) if sem > 0 else (mean, mean)
+            mean, low, high = student(differences)
             row["difference"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
 
 def main() -> None:
-    rows = table(pd.read_csv(RUNS))
-    print("| " + " | ".join(rows.columns) + " |\n" + "|---" * len(rows.columns) + "|")
-    for row in rows.itertuples(index=False):
-        print("| " + " | ".join(map(str, row)) + " |")
+    show("Test scores of the chosen settings", table(pd.read_csv(HERE / "runs.csv")).set_index("contest"))
 
 
 if __name__ == "__main__":

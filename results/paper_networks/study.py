@@ -97,6 +97,12 @@ def choice() -> Iterator[Run]:
             yield from settings(contest, method, seed)
 
 
+def plan(done: pd.DataFrame) -> Iterator[Run]:
+    """The runs of the choice, and those of the judgement that are known to be needed, given the results so far."""
+    yield from choice()
+    yield from judgement(done)
+
+
 def judgement(lines: pd.DataFrame) -> Iterator[Run]:
     """The chosen settings with fresh seeds, for contests in which all runs of the choice are done."""
     done = set(lines["run"])
@@ -146,15 +152,5 @@ def execute(run: Run) -> pd.DataFrame:
     return pd.DataFrame([{**asdict(run), "validation": round(validation, 5), "test": test}])
 
 
-def main() -> None:
-    print("Choice on the validation images:", flush=True)
-    runner.main(__doc__, choice(), execute, RUNS)
-    lines = pd.read_csv(RUNS) if RUNS.exists() else pd.DataFrame({"run": [], "validation": []})
-    judged = list(judgement(lines))
-    total = len(JUDGEMENT) * sum(map(len, CONTESTS.values()))
-    print(f"Judgement on the test images, {len(judged)} of {total} runs known so far:", flush=True)
-    runner.main(__doc__, judged, execute, RUNS)
-
-
 if __name__ == "__main__":
-    main()
+    runner.main(__doc__, plan, execute, RUNS)

@@ -1,30 +1,19 @@
-"""The outcome of each run, and the choice of a setting for each rival: PROTOCOL.md, 1."""
+"""The choice of a setting for each rival: PROTOCOL.md, 1."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from outcomes import outcomes
 
 SETTING = ["initialization", "learning_rate", "warmup_steps", "max_grad_norm", "alpha", "beta"]
 CHOICE_SEEDS, FIRST_SEEDS, FRESH_SEEDS = range(5), range(3), range(100, 115)
-LAST_STEP = 400
 
 
-def outcomes(steps: pd.DataFrame) -> pd.DataFrame:
-    """A row for each run, with its `rival`, whether it `trained`, and its `accuracy` over the last 100 steps.
-
-    `step` is the end of the first 20 steps with an accuracy above 0.95; infinite if there is none.
-
-    Args:
-        steps: a row for every 20 steps of each run, as in `runs.csv`.
-    """
-    by_run = steps.groupby(["run", *SETTING, "seed"], as_index=False)
-    runs = by_run["accuracy"].agg(lambda accuracy: accuracy.iloc[-5:].mean())
-    above = steps["step"].where(steps["accuracy"] > 0.95).groupby(steps["run"]).min()
-    runs["step"] = runs["run"].map(above).fillna(np.inf)
-    runs["trained"] = runs["accuracy"] > 0.95
-    runs["rival"] = np.where(runs["beta"] > 0, "LBE", runs["initialization"].replace("default", "none"))
-    return runs
+def rivals(lines: pd.DataFrame) -> pd.DataFrame:
+    """The outcome of each run, with its `rival`."""
+    runs = outcomes(lines, [*SETTING, "seed"])
+    return runs.assign(rival=np.where(runs["beta"] > 0, "LBE", runs["initialization"].replace("default", "none")))
 
 
 def candidates(runs: pd.DataFrame) -> pd.DataFrame:

@@ -7,10 +7,8 @@ listed and left out.
 """
 
 import sys
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -18,7 +16,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import choice  # noqa: E402
-from inference import count, holm, interval, mcnemar, show  # noqa: E402
+from inference import count, holm, interval, mcnemar, show, student  # noqa: E402
+from outcomes import censored, median_in_words, step_in_words  # noqa: E402
 
 CELL = ["learning_rate", "warmup_steps", "max_grad_norm"]
 
@@ -38,7 +37,7 @@ def choices(runs: pd.DataFrame) -> pd.DataFrame:
     best = choice.ranking(runs).groupby("rival", sort=False).head(3).copy()
     best["setting"] = best.apply(describe, axis="columns")
     best["trained"] = [f"{row.trained} of {row.seeds}" for row in best.itertuples()]
-    best["median of the steps to 0.95"] = best["step"].map(steps_in_words)
+    best["median of the steps to 0.95"] = best["step"].map(step_in_words)
     best["mean accuracy"] = best["accuracy"].map("{:.3f}".format)
     shown = ["rival", "setting", "trained", "median of the steps to 0.95", "mean accuracy"]
     return best.sort_values("rival", kind="stable")[shown].set_index("rival")
@@ -55,32 +54,12 @@ def judged(runs: pd.DataFrame) -> pd.DataFrame:
 def judgement(fresh: pd.DataFrame) -> pd.DataFrame:
     table = {}
     for rival, own in fresh.groupby("rival"):
-        median, low, high = map(steps_in_words, median_step(own["step"]))
         table[rival] = {
             "setting": describe(own.iloc[0]),
             "trained": f"{count(own['trained'])} ({interval(own['trained'])})",
-            "median of the steps to 0.95": f"{median} ({low} to {high})",
+            "median of the steps to 0.95": median_in_words(own["step"]),
         }
     return pd.DataFrame(table).T.rename_axis("rival")
-
-
-def median_step(steps: pd.Series) -> tuple[float, float, float]:
-    """Kaplan and Meier's median with its 95% interval (log-log transformed); infinite where it is not reached."""
-    curve = stats.ecdf(censored(steps)).sf
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where the curve is 1 or 0 it has no interval
-        bounds = curve.confidence_interval(0.95, method="log-log")
-
-    def first_at_half(probabilities: np.ndarray) -> float:
-        below = np.flatnonzero(np.where(np.isnan(probabilities), curve.probabilities, probabilities) <= 0.5)
-        return float(curve.quantiles[below[0]]) if len(below) else np.inf
-
-    return tuple(first_at_half(each.probabilities) for each in (curve, bounds.low, bounds.high))
-
-
-def censored(steps: pd.Series) -> stats.CensoredData:
-    """Steps to 0.95, censored at the last step where it was not reached."""
-    return stats.CensoredData.right_censored(steps.replace(np.inf, choice.LAST_STEP), np.isinf(steps))
 
 
 def comparisons(fresh: pd.DataFrame) -> pd.DataFrame:
@@ -110,19 +89,14 @@ def robustness(table: pd.DataFrame) -> None:
     difference = shares["LBE"] - shares["none"]
     show("Share of the 30 settings that train", shares.assign(difference=difference).map("{:.2f}".format))
     if len(difference) > 1:
-        mean = difference.mean()
-        margin = stats.t.ppf(0.975, len(difference) - 1) * stats.sem(difference)
-        print(f"\nMean difference {mean:.2f}, Student's interval {mean - margin:.2f} to {mean + margin:.2f}.")
+        mean, low, high = student(difference)
+        print(f"\nMean difference {mean:.2f}, Student's interval {low:.2f} to {high:.2f}.")
     by_rate = table.groupby("learning_rate").agg(count)
     show("Trained by learning rate, over warm-up, clipping and seeds", by_rate[["none", "LBE"]])
 
 
-def steps_in_words(step: float) -> str:
-    return f"{step:.0f}" if np.isfinite(step) else "not reached"
-
-
 def main() -> None:
-    runs = choice.outcomes(pd.read_csv(HERE / "runs.csv"))
+    runs = choice.rivals(pd.read_csv(HERE / "runs.csv"))
     print(f"{len(runs)} runs")
     show("The choice, on seeds 0 to 4: the three best settings of each", choices(runs))
     fresh = judged(runs)

@@ -59,7 +59,7 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
     yield from first
     if done.empty or not {run.name for run in first} <= set(done["run"]):
         return
-    runs = choice.outcomes(done)
+    runs = choice.rivals(done)
     undecided = [Run(seed, **setting) for setting, seed in choice.undecided(runs)]
     yield from undecided
     if not undecided:

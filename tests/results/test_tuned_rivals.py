@@ -49,7 +49,7 @@ def test_the_whole_study_from_the_choice_to_the_judgement(
     assert rounds[0] == 180 + 40
     assert rounds[-1] == 5 * 15
     assert sum(rounds[1:-1]) < 150  # of 230 that all five seeds of all 75 candidates would take, and none is missing
-    outcomes = study.choice.outcomes(done)
+    outcomes = study.choice.rivals(done)
     best = study.choice.chosen(outcomes).set_index("rival")
     assert best["learning_rate"].to_dict() | {"deepnorm": 0} == {
         "LBE": 5e-4,
@@ -77,11 +77,11 @@ def test_no_run_is_needed_that_cannot_change_the_choice(study: ModuleType) -> No
     leader = [study.Run(seed, 3e-4) for seed in (3, 4)]
     reached = {3e-4: 100, 2e-4: 120, 1e-4: None}
     steps = pd.concat([lines(run, reached[run.learning_rate]) for run in [*first, *leader]])
-    needed = {(setting["learning_rate"], seed) for setting, seed in choice.undecided(choice.outcomes(steps))}
+    needed = {(setting["learning_rate"], seed) for setting, seed in choice.undecided(choice.rivals(steps))}
     assert needed == set()  # with two more runs at step 0 the median at 2e-4 is still 120
     reached[2e-4] = 80
     steps = pd.concat([lines(run, reached[run.learning_rate]) for run in [*first, *leader]])
-    needed = {(setting["learning_rate"], seed) for setting, seed in choice.undecided(choice.outcomes(steps))}
+    needed = {(setting["learning_rate"], seed) for setting, seed in choice.undecided(choice.rivals(steps))}
     assert needed == {(2e-4, 3)}
 
 
@@ -91,14 +91,9 @@ def test_the_choice_is_that_of_all_seeds_of_all_settings(study: ModuleType, draw
     runs = [study.Run(seed, rate / 1e4) for seed in range(5) for rate in range(1, 9)]
     steps = pd.concat([lines(run, random.choice([60, 80, 80, 100, None])) for run in runs], ignore_index=True)
     steps["accuracy"] -= random.uniform(0, 0.01, len(steps))  # decides where trained runs and steps are equal
-    every = choice.outcomes(steps)
+    every = choice.rivals(steps)
     done = every[every["seed"] == 0]
     while needed := list(choice.undecided(done)):
         wanted = pd.DataFrame([setting[choice.SETTING].to_dict() | {"seed": seed} for setting, seed in needed])
         done = pd.concat([done, every.merge(wanted)], ignore_index=True)
     assert choice.chosen(done)["learning_rate"].item() == choice.chosen(every)["learning_rate"].item()
-
-
-def test_the_median_is_kaplan_and_meiers(report: ModuleType) -> None:
-    assert report.median_step(pd.Series([60.0, 80, 100, np.inf, np.inf]))[0] == 100
-    assert report.median_step(pd.Series([60.0, 80, np.inf, np.inf, np.inf]))[0] == np.inf
