@@ -15,10 +15,14 @@ def interval(outcome: pd.Series) -> str:
     return f"{bounds.low:.0%} to {bounds.high:.0%}"
 
 
-def mcnemar(only_left: int, only_right: int) -> float:
-    """Exact two-sided p-value of McNemar's test, from the pairs in which the two differ."""
-    differing = only_left + only_right
-    return float(stats.binomtest(only_left, differing).pvalue) if differing else 1.0
+def sign_test(ups: int, downs: int) -> float:
+    """Exact two-sided p-value."""
+    return float(stats.binomtest(ups, ups + downs).pvalue) if ups + downs else 1.0
+
+
+def mcnemar(left: pd.Series, right: pd.Series) -> float:
+    """Exact two-sided p-value of McNemar's test: a sign test of the pairs in which the two, true or false, differ."""
+    return sign_test(int((left & ~right).sum()), int((right & ~left).sum()))
 
 
 def student(values: pd.Series, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ from lbe_hf.figures import draw_entropy_by_step
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from inference import count, holm, interval, mcnemar, show  # noqa: E402
+from inference import count, holm, interval, mcnemar, show, sign_test  # noqa: E402
 
 COLLAPSED_ENTROPY = 1e-3  # nats
 SETTING = [
@@ -125,16 +125,14 @@ def compare(runs: pd.DataFrame, one: str, other: str, comparison: str, **setting
     for outcome, column in OUTCOMES.items():
         samples = {method: choose(runs, method, **setting).set_index("seed")[column] for method in (one, other)}
         pairs = pd.DataFrame(samples).dropna().astype(bool)
-        left, right = pairs[one], pairs[other]
-        p_value = mcnemar((left & ~right).sum(), (right & ~left).sum())
-        tests.append({"comparison": comparison, "outcome": outcome, "p": p_value})
+        tests.append({"comparison": comparison, "outcome": outcome, "p": mcnemar(pairs[one], pairs[other])})
     return pd.DataFrame(tests)
 
 
 def border_test(first: pd.DataFrame) -> float:
     """Sign test over the seeds. The cells of a seed share weights and batches, so they count as one observation."""
     gained = border_pairs(first).astype(int).diff(axis="columns")["LBE"].groupby("seed").sum()
-    return mcnemar((gained > 0).sum(), (gained < 0).sum())
+    return sign_test(int((gained > 0).sum()), int((gained < 0).sum()))
 
 
 def border_pairs(first: pd.DataFrame, outcome: str = "trained") -> pd.DataFrame:

@@ -68,9 +68,8 @@ def comparisons(fresh: pd.DataFrame) -> pd.DataFrame:
     table = {}
     for rival, other in fresh[fresh["rival"] != "LBE"].groupby("rival"):
         pairs = own.merge(other, on="seed", suffixes=("", "_other"))
-        gained, lost = pairs["trained"] & ~pairs["trained_other"], ~pairs["trained"] & pairs["trained_other"]
         log_rank = stats.logrank(censored(own["step"]), censored(other["step"])).pvalue
-        table[rival] = {"McNemar": mcnemar(int(gained.sum()), int(lost.sum())), "log-rank": log_rank}
+        table[rival] = {"McNemar": mcnemar(pairs["trained"], pairs["trained_other"]), "log-rank": log_rank}
     p_values = pd.DataFrame(table).T.rename_axis("LBE against")
     return p_values.apply(lambda p: [f"{one:.2g} ({both:.2g})" for one, both in zip(p, holm(p)[p.index], strict=True)])
 

@@ -1,6 +1,6 @@
 """The accuracy of the verdicts: false alarms on healthy models, hits on broken ones.
 
-    GLUE_DATA_DIR=path/to/glue python results/verdicts/study.py     # 15 minutes on one core; writes both CSV files
+    GLUE_DATA_DIR=path/to/glue python results/verdicts/study.py     # about an hour on one core; writes both CSV files
     python results/verdicts/report.py                               # the tables of README.md
 
 Healthy: the architectures of the tests at initialization, three seeds each; deeper and other networks; MiniLM on RTE,
@@ -232,6 +232,8 @@ def broken() -> Iterator[tuple[str, str, str, tuple[str, ...], InformationFlow]]
 
 
 def main() -> None:
+    if "GLUE_DATA_DIR" not in os.environ:
+        sys.exit("error: set GLUE_DATA_DIR to the folder with the official files: GLUE_DATA_DIR/CoLA/train.tsv etc.")
     lines: list[dict[str, Any]] = []
     for model, fault, where, kinds, flow in broken():
         hit = any(finding.kind in kinds for finding in flow.findings)

@@ -12,7 +12,7 @@ from programs import program
 def test_the_runs_of_the_protocol() -> None:
     study = program("results/default_beta/study.py")
     runs = {run.name: run for run in study.plan(pd.DataFrame(columns=["run"]))}
-    assert Counter(run.task for run in runs.values()) == {"cola": 4 * 8, "mrpc": 4 * 8, "rescue": 3 * 15}
+    assert Counter(run.task for run in runs.values()) == {"cola": 4 * 8, "mrpc": 4 * 8, "rescue": 2 * 15}
 
 
 @pytest.mark.skipif("GLUE_DATA_DIR" not in os.environ, reason="GLUE_DATA_DIR is not set: no official files")
@@ -29,3 +29,27 @@ def test_a_run_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = pd.concat([study.execute(study.Run(task, 41, 0.5)) for task in ("mrpc", "rescue")])
     assert lines[["task", "seed", "beta"]].to_numpy().tolist() == [["mrpc", 41, 0.5], ["rescue", 41, 0.5]]
     assert lines["score"].between(0.3, 1).all()
+
+
+def test_the_report_reads_beta_2_from_the_study_of_the_mechanism() -> None:
+    report = program("results/default_beta/report.py")
+    seeds = range(41, 49)
+    none, lbe = [0.50 + 0.01 * (seed % 3) for seed in seeds], [0.51] * 8
+    runs = [
+        {"task": task, "seed": seed, "beta": beta, "score": score}
+        for task in ("cola", "mrpc")
+        for beta, scores in ((0.0, none), (2.0, lbe))
+        for seed, score in zip(seeds, scores, strict=True)
+    ]
+    lines = [
+        {"run": f"{variant}-{seed}", "variant": variant, "seed": seed, "step": step, "accuracy": accuracy}
+        for variant, accuracy in (("LBE", 1.0), ("none", 0.5))
+        for seed in (100, 101)
+        for step in range(20, 401, 20)
+    ]
+    row = report.table(pd.concat([pd.DataFrame(runs), report.at_beta_2(pd.DataFrame(lines))])).loc[2.0]
+    assert row["trained"] == "2 of 2 (16% to 100%)"
+    differences = [1.0 - seed % 3 for seed in seeds]  # in points: 41 % 3 is 2
+    mean = sum(differences) / 8
+    error = (sum((each - mean) ** 2 for each in differences) / 7 / 8) ** 0.5
+    assert row["cola: difference (bound), 8 seeds"] == f"{mean:+.2f} ({mean - 1.894579 * error:+.2f})"  # t, 95%, 7

@@ -54,3 +54,19 @@ def test_the_text_is_pythons_documentation_and_its_end_is_held_out(study: Module
 def test_the_decoder_normalizes_after_each_sublayer(study: ModuleType) -> None:
     block = study.decoder(seed=0, vocabulary=10).transformer.h[0]
     assert [type(module).__name__ for module in block.children()] == ["Attention", "LayerNorm", "MLP", "LayerNorm"]
+
+
+def test_the_report_has_the_paired_difference_with_students_interval() -> None:
+    report = program("results/second_task/report.py")
+    scores = {0.0: [5.0, 6.0, 7.0], 2.0: [4.0, 5.0, 5.0]}
+    runs = pd.DataFrame(
+        [
+            {"task": "characters", "beta": beta, "seed": seed, "score": score}
+            for beta, own in scores.items()
+            for seed, score in enumerate(own)
+        ]
+    )
+    row = report.table(runs).iloc[0]
+    half = 4.302653 * (1 / 3) ** 0.5 / 3**0.5  # 97.5% of Student's t with 2 degrees of freedom; variance 1/3
+    assert row["difference"] == f"-1.333 ({-4 / 3 - half:+.3f} to {-4 / 3 + half:+.3f})"
+    assert row["without LBE"] == "6.000 (5.000 to 7.000)"

@@ -1,0 +1,59 @@
+"""Tables (Markdown, printed) of the runs that `study.py` has finished: PROTOCOL.md, 5.
+
+    python results/default_beta/report.py
+
+Of the deep transformer a run has trained if its accuracy over the last 100 steps is above 0.95. Scores on CoLA and
+MRPC are those of the official validation sets, in points.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from inference import count, interval, show, student  # noqa: E402
+from outcomes import outcomes  # noqa: E402
+
+TASKS = ("cola", "mrpc")
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each beta: runs of the deep transformer that trained, and the differences to beta 0 on the tasks.
+
+    A difference has its one-sided 95% bound below, from Student's t.
+    """
+    rows = {}
+    for beta in sorted(runs.loc[runs["beta"] > 0, "beta"].unique()):
+        rescued = runs[(runs["task"] == "rescue") & (runs["beta"] == beta)]["score"] > 0.95
+        rows[beta] = {"trained": f"{count(rescued)} ({interval(rescued)})" if len(rescued) else ""}
+        for task in TASKS:
+            differences = 100 * harm(runs, task, beta)
+            mean, low, _ = student(differences, confidence=0.9)
+            rows[beta][f"{task}: difference (bound), {len(differences)} seeds"] = f"{mean:+.2f} ({low:+.2f})"
+    return pd.DataFrame(rows).T.rename_axis("beta")
+
+
+def harm(runs: pd.DataFrame, task: str, beta: float) -> pd.Series:
+    """Differences of the scores to those without LBE, by seed."""
+    by_beta = runs[runs["task"] == task].pivot(index="seed", columns="beta", values="score")
+    return (by_beta[beta] - by_beta[0.0]).dropna()
+
+
+def at_beta_2(lines: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the deep transformer at beta 2, from the lines of `results/mechanism`."""
+    runs = outcomes(lines[lines["variant"] == "LBE"], ["seed"]).rename(columns={"accuracy": "score"})
+    return runs[["run", "seed", "score"]].assign(task="rescue", beta=2.0)
+
+
+def main() -> None:
+    mechanism = pd.read_csv(HERE.parent / "mechanism" / "runs.csv")
+    runs = pd.concat([pd.read_csv(HERE / "runs.csv"), at_beta_2(mechanism)])
+    print(f"{len(runs)} runs")
+    show("Does it rescue a deep transformer, and do no harm in fine-tuning?", table(runs))
+
+
+if __name__ == "__main__":
+    main()

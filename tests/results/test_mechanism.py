@@ -1,0 +1,62 @@
+"""The study of the mechanism: its runs, what each variant changes, and its tests."""
+
+from collections import Counter
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from programs import program
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    return program("results/mechanism/study.py")
+
+
+def test_the_runs_of_the_protocol(study: ModuleType) -> None:
+    runs = {run.name: run for run in study.plan(pd.DataFrame(columns=["run"]))}
+    assert len(runs) == 8 * 15
+    assert set(Counter(run.variant for run in runs.values()).values()) == {15}
+
+
+def test_floor_and_one_sided_against_a_hand_calculation(study: ModuleType) -> None:
+    """With beta 2: the floor is 0.2 nats; the targets are 0.5, so that an entropy of 0.9 costs nothing."""
+    entropies = torch.tensor([0.1, 0.3, 0.9])
+    floor, one_sided = (kind(3, beta=2.0, alpha=0.5) for kind in (study.Floor, study.OneSided))
+    assert floor(entropies).item() == pytest.approx(2 * 0.1**2 / 3)
+    assert one_sided(entropies).item() == pytest.approx(2 * (0.4**2 + 0.2**2) / 3)
+
+
+@pytest.mark.parametrize("variant", ["targets fixed", "first 100 steps", "additive"])
+def test_a_run_of_a_variant(study: ModuleType, monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    arguments = study.deep_bert.Arguments
+
+    def short(**settings: Any) -> Any:
+        return arguments(**{**settings, "max_steps": 60, "depth": 2})
+
+    monkeypatch.setattr(study.deep_bert, "Arguments", short)
+    monkeypatch.setattr(study, "FIRST_STEPS", 40)
+    lines = study.execute(study.Run(100, variant))
+    assert lines["step"].tolist() == [20, 40, 60]
+    assert (lines["lbe_loss"] != 0).tolist() == [True, True, variant != "first 100 steps"]
+
+
+def test_the_report_compares_each_variant_with_lbe() -> None:
+    report = program("results/mechanism/report.py")
+    never = {"LBE": set(), "none": set(range(15)), "floor": set(range(8)), "additive": {3}}
+    runs = pd.DataFrame(
+        [
+            {
+                "variant": variant,
+                "seed": seed,
+                "trained": seed not in lost,
+                "step": float("inf") if seed in lost else 80.0,
+            }
+            for variant, lost in never.items()
+            for seed in range(15)
+        ]
+    )
+    column = report.variants(runs)["p (with Holm's correction)"].fillna("").to_dict()
+    assert column == {"LBE": "", "none": "", "floor": "0.0078 (0.016)", "additive": "1 (1)"}  # 2 / 2^8
