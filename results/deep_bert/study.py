@@ -17,11 +17,11 @@ from pathlib import Path
 import pandas as pd
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+sys.path.insert(0, str(HERE.parent))
 
-import deep_bert  # noqa: E402
 import digit_words  # noqa: E402
 import runner  # noqa: E402
+from training import arguments, by_step, deep_bert, sentences  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 FEED_FORWARD = r".*\.layer\.\d+\.output\.dense"
@@ -73,20 +73,16 @@ def runs() -> Iterator[Run]:
 
 def execute(run: Run) -> pd.DataFrame:
     """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats."""
-    args = deep_bert.Arguments(
+    args = arguments(
         model_type=run.model_type,
         depth=run.depth,
         learning_rate=run.learning_rate,
         warmup_steps=run.warmup_steps,
         lr_scheduler_type="linear" if run.decay == "linear" else "constant_with_warmup",
-        max_steps=400,
         lbe_beta=run.beta,
         lbe_alpha=run.alpha,
         lbe_target_modules=FEED_FORWARD if run.activations == "feed_forward" else None,
         seed=run.seed,
-        use_cpu=True,
-        disable_tqdm=True,
-        log_level="error",
     )
     with redirect_stdout(None):
         if run.data == "digits":
@@ -96,13 +92,11 @@ def execute(run: Run) -> pd.DataFrame:
             predicted, labels, _ = trainer.predict(test)
             test_accuracy = float((predicted.argmax(-1) == labels).mean())
         else:
-            examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
-            trainer = deep_bert.train(args, examples, deep_bert.network(args))
+            trainer = deep_bert.train(args, sentences(args), deep_bert.network(args))
             test_accuracy = None  # no example is seen twice
     history = trainer.state.log_history
-    lines = pd.DataFrame([line for line in history if "accuracy" in line])
-    columns = ["step", "accuracy", "task_loss", "grad_norm"]
-    lines = lines[columns + [name for name in lines if name.startswith("entropy/")]].round(4)
+    entropies = [name for name in history[0] if name.startswith("entropy/")]
+    lines = by_step(trainer, "grad_norm", *entropies)
     seconds = next(line["train_runtime"] for line in history if "train_runtime" in line) / args.max_steps
     return lines.assign(**asdict(run), test_accuracy=test_accuracy, seconds_per_step=round(seconds, 4))
 

@@ -23,10 +23,11 @@ from glue_runs.finetune import run as finetune
 from glue_runs.tasks.glue import get_task
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+sys.path.insert(0, str(HERE.parent))
 
-import deep_bert  # noqa: E402
 import runner  # noqa: E402
+import training  # noqa: E402
+from training import deep_bert  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 BETAS = (0.05, 0.5, 2.0)
@@ -64,20 +65,10 @@ def execute(run: Run) -> pd.DataFrame:
 
 
 def rescued(run: Run) -> float:
-    args = deep_bert.Arguments(
-        lr_scheduler_type="constant",
-        max_steps=400,
-        lbe_beta=run.beta,
-        lbe_alpha=ALPHA,
-        seed=run.seed,
-        use_cpu=True,
-        disable_tqdm=True,
-        log_level="error",
-    )
-    examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
+    args = training.arguments(seed=run.seed, lbe_alpha=ALPHA, lbe_beta=run.beta)
     with redirect_stdout(None):
-        history = deep_bert.train(args, examples, deep_bert.network(args)).state.log_history
-    return float(pd.DataFrame(history)["accuracy"].dropna().tail(5).mean())
+        trainer = deep_bert.train(args, training.sentences(args), deep_bert.network(args))
+    return float(training.by_step(trainer)["accuracy"].tail(5).mean())
 
 
 def fine_tuned(run: Run) -> float:

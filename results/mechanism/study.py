@@ -21,10 +21,10 @@ from transformers import TrainerCallback
 from lbe_hf import LBERegularizer, LBETrainer
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+sys.path.insert(0, str(HERE.parent))
 
-import deep_bert  # noqa: E402
 import runner  # noqa: E402
+from training import arguments, by_step, deep_bert, sentences  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 SEEDS = range(100, 115)
@@ -92,28 +92,17 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
 
 def execute(run: Run) -> pd.DataFrame:
     """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats."""
-    settings = {"lbe_beta": BETA, "lbe_alpha": 0.5, **ARGUMENTS[run.variant]}
-    args = deep_bert.Arguments(
-        lr_scheduler_type="constant",
-        max_steps=400,
-        seed=run.seed,
-        use_cpu=True,
-        disable_tqdm=True,
-        log_level="error",
-        **settings,
-    )
-    examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
+    args = arguments(seed=run.seed, **{"lbe_beta": BETA, "lbe_alpha": 0.5, **ARGUMENTS[run.variant]})
     with (
         redirect_stdout(None),
         patch("lbe_hf.targets.LBERegularizer", REGULARIZERS.get(run.variant, LBERegularizer)),
     ):
-        trainer = deep_bert.trainer_for(args, examples, deep_bert.network(args))
+        trainer = deep_bert.trainer_for(args, sentences(args), deep_bert.network(args))
         if run.variant == "first 100 steps":
             trainer.add_callback(OnlyFirstSteps(trainer))
         trainer.train()
-    lines = pd.DataFrame([line for line in trainer.state.log_history if "accuracy" in line])
-    columns = ["step", "accuracy", "task_loss", "lbe_loss", "grad_norm", "entropy_min", "entropy_mean", "entropy_last"]
-    return lines[columns].round(4).assign(**asdict(run))
+    columns = ["lbe_loss", "grad_norm", "entropy_min", "entropy_mean", "entropy_last"]
+    return by_step(trainer, *columns).assign(**asdict(run))
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_
 from lbe_hf import LBETrainer
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "examples")]
+sys.path.insert(0, str(HERE.parent))
 
-import deep_bert  # noqa: E402
 import digit_words  # noqa: E402
 import runner  # noqa: E402
+from training import arguments, deep_bert  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 SEEDS = {"digits": range(100, 115), "characters": range(100, 105)}
@@ -56,16 +56,7 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
 
 def execute(run: Run) -> pd.DataFrame:
     """Train, and return one row."""
-    args = deep_bert.Arguments(
-        lr_scheduler_type="constant",
-        max_steps=2000,
-        lbe_beta=run.beta,
-        lbe_alpha=0.5,
-        seed=run.seed,
-        use_cpu=True,
-        disable_tqdm=True,
-        log_level="error",
-    )
+    args = arguments(seed=run.seed, max_steps=2000, lbe_alpha=0.5, lbe_beta=run.beta)
     with redirect_stdout(None):
         score, trainer = digits(args) if run.task == "digits" else characters(args)
     last = [line for line in trainer.state.log_history if "task_loss" in line][-1]

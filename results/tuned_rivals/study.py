@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / "examples")]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import choice  # noqa: E402
-import deep_bert  # noqa: E402
 import runner  # noqa: E402
+from training import arguments, by_step, deep_bert, sentences  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 LEARNING_RATES = (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
@@ -84,30 +84,23 @@ def other_settings(seed: int) -> Iterator[Run]:
 
 def execute(run: Run) -> pd.DataFrame:
     """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats."""
-    args = deep_bert.Arguments(
+    args = arguments(
         model_type="roberta-prelayernorm" if run.initialization == "prelayernorm" else "bert",
         depth=DEPTH,
         learning_rate=run.learning_rate,
         warmup_steps=run.warmup_steps,
         max_grad_norm=run.max_grad_norm,
         lr_scheduler_type="constant_with_warmup",
-        max_steps=400,
         lbe_beta=run.beta,
         lbe_alpha=run.alpha,
         seed=run.seed,
-        use_cpu=True,
-        disable_tqdm=True,
-        log_level="error",
     )
     model = deep_bert.network(args)
     if run.initialization in ("gpt2", "deepnorm"):
         initialize(model, run.initialization)
-    examples = deep_bert.sentences(args.max_steps * args.train_batch_size, run.seed)
     with redirect_stdout(None):
-        history = deep_bert.train(args, examples, model).state.log_history
-    lines = pd.DataFrame([line for line in history if "accuracy" in line])
-    columns = ["step", "accuracy", "task_loss", "grad_norm", "entropy_min", "entropy_mean", "entropy_last"]
-    return lines[columns].round(4).assign(**asdict(run))
+        trainer = deep_bert.train(args, sentences(args), model)
+    return by_step(trainer, "grad_norm", "entropy_min", "entropy_mean", "entropy_last").assign(**asdict(run))
 
 
 @torch.no_grad()
