@@ -19,8 +19,6 @@ import choice  # noqa: E402
 from inference import count, holm, interval, mcnemar, show, student  # noqa: E402
 from outcomes import censored, median_in_words, step_in_words  # noqa: E402
 
-CELL = ["learning_rate", "warmup_steps", "max_grad_norm"]
-
 
 def describe(setting: pd.Series) -> str:
     """The setting in words."""
@@ -75,23 +73,40 @@ def comparisons(fresh: pd.DataFrame) -> pd.DataFrame:
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """Whether each of the 30 cells trained, with and without LBE, for the seeds that have all of them."""
+    """The runs of the 30 cells with and without LBE, of the seeds that have all of them."""
     same = (runs["initialization"] == "default") & (runs["alpha"] == 0.5) & runs["beta"].isin([0.0, 2.0])
     own = runs[same & runs["seed"].isin(choice.FIRST_SEEDS)]
-    table = own.pivot_table(index=["seed", *CELL], columns="rival", values="trained", aggfunc="first").dropna()
-    complete = table.groupby("seed").size() == 30
-    return table.loc[complete[complete].index].astype(bool)
+    return own[own.groupby("seed")["run"].transform("size") == 2 * 30]
 
 
-def robustness(table: pd.DataFrame) -> None:
-    shares = table.groupby("seed").mean()
+def robustness(own: pd.DataFrame) -> None:
+    shares = own.groupby(["seed", "rival"])["trained"].mean().unstack()[["none", "LBE"]]
     difference = shares["LBE"] - shares["none"]
     show("Share of the 30 settings that train", shares.assign(difference=difference).map("{:.2f}".format))
     if len(difference) > 1:
         mean, low, high = student(difference)
         print(f"\nMean difference {mean:.2f}, Student's interval {low:.2f} to {high:.2f}.")
-    by_rate = table.groupby("learning_rate").agg(count)
-    show("Trained by learning rate, over warm-up, clipping and seeds", by_rate[["none", "LBE"]])
+    by_rate = pd.DataFrame(
+        {
+            rate: {
+                f"{method}, {name}": describe(same[same["rival"] == method])
+                for method in ("none", "LBE")
+                for name, describe in {"trained": trained, "accuracy of the others": others}.items()
+            }
+            for rate, same in own.groupby("learning_rate")
+        }
+    )
+    show("By learning rate, over warm-up, clipping and seeds", by_rate.T.rename_axis("learning rate"))
+
+
+def trained(runs: pd.DataFrame) -> str:
+    return count(runs["trained"])
+
+
+def others(runs: pd.DataFrame) -> str:
+    """Median and range of the accuracies of the runs that have not trained."""
+    accuracy = runs.loc[~runs["trained"], "accuracy"]
+    return f"{accuracy.median():.3f} ({accuracy.min():.3f} to {accuracy.max():.3f})" if len(accuracy) else ""
 
 
 def main() -> None:

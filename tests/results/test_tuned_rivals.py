@@ -1,11 +1,12 @@
 """The choice among the settings of the tuned rivals, their judgement, and which runs it needs."""
 
+import re
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
-from programs import program
+from programs import ROOT, program
 
 LINES = 20  # of a run: one for every 20 of 400 steps
 
@@ -66,7 +67,7 @@ def test_the_whole_study_from_the_choice_to_the_judgement(
     assert "| gpt2 | learning rate 0.0003 | 8 of 15 (27% to 79%) |" in printed
     assert "| deepnorm | 6.1e-05 (0.00024) |" in printed  # 2 / 2^15, and four times that
     assert "| none | 1 (1) |" in printed
-    assert "| 0.0005 | 0 of 18 | 18 of 18 |" in printed
+    assert "| 0.0005 | 0 of 18 | 0.500 (0.500 to 0.500) | 18 of 18 |  |" in printed
     assert "Mean difference 0.20, Student's interval 0.20 to 0.20." in printed
 
 
@@ -97,3 +98,35 @@ def test_the_choice_is_that_of_all_seeds_of_all_settings(study: ModuleType, draw
         wanted = pd.DataFrame([setting[choice.SETTING].to_dict() | {"seed": seed} for setting, seed in needed])
         done = pd.concat([done, every.merge(wanted)], ignore_index=True)
     assert choice.chosen(done)["learning_rate"].item() == choice.chosen(every)["learning_rate"].item()
+
+
+def test_the_page_has_the_tables_and_its_summary_their_sums(
+    report: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "results" / "tuned_rivals" / "README.md").read_text(encoding="utf-8")
+    lines = pd.read_csv(ROOT / "results" / "tuned_rivals" / "runs.csv")
+    report.robustness(report.cells(report.choice.rivals(lines)))
+    printed = capsys.readouterr().out
+    assert set(printed.splitlines()) <= set(page.splitlines())
+    cells = lines[(lines["initialization"] == "default") & (lines["alpha"] == 0.5) & lines["seed"].isin([0, 1, 2])]
+    last = cells[(cells["step"] > 300) & cells["beta"].isin([0, 2])].groupby(["beta", "learning_rate", "run"])
+    accuracy = last["accuracy"].mean().reset_index()
+    assert accuracy.groupby("beta").size().to_list() == [90, 90]
+
+    def trained(beta: float, *rates: float) -> str:
+        own = accuracy[(accuracy["beta"] == beta) & accuracy["learning_rate"].isin(rates)]["accuracy"] > 0.95
+        return f"{own.sum()} of {len(own)}"
+
+    summary = " ".join(page[: page.index("## What was done")].split())
+    low, every = (1e-4, 2e-4, 3e-4), (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+    assert f"With LBE (alpha 0.5, beta 2) {trained(2, *every)} runs train, without it {trained(0, *every)}" in summary
+    assert f"{trained(2, 1e-3)} runs train with LBE and {trained(0, 1e-3)} without" in summary
+    assert f"At 5e-4 it is {trained(2, 5e-4)} and {trained(0, 5e-4)}" in summary
+    assert f"without it {trained(0, *low)} train, with it {trained(2, *low)}" in summary
+    (shown,) = re.findall(r"The other (\d+ end at an accuracy of [\d.]+ to [\d.]+)", summary)
+    short = accuracy[(accuracy["beta"] == 2) & accuracy["learning_rate"].isin(low) & (accuracy["accuracy"] <= 0.95)]
+    assert (
+        shown == f"{len(short)} end at an accuracy of {short['accuracy'].min():.3f} to {short['accuracy'].max():.3f}"
+    )
+    (difference,) = re.findall(r"difference of ([\d.]+) in the share of settings, [\d.]+ to [\d.]+", summary)
+    assert f"Mean difference {difference}, " in printed
