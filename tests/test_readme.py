@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pages import table
 from programs import ROOT
-from studies import BASELINE, HIDDEN_STATES, at_chosen_rate, deep_bert, ends, grid, setting
+from studies import BASELINE, HIDDEN_STATES, at_chosen_rate, grid, settings_that_train
 
 from glue_runs.analysis.comparison import holm, mean_difference
 from lbe_hf import LBETrainingArguments
@@ -22,15 +22,6 @@ GLUE = {"rte": "RTE, accuracy", "cola": "CoLA, Matthews correlation", "mrpc": "M
 def cells(ending: str) -> list[str]:
     (found,) = (numbers for name, numbers in RESULTS.items() if name.endswith(ending))
     return found
-
-
-def trained(runs: pd.DataFrame) -> str:
-    return f"{runs['trained'].sum()} of {len(runs)}"
-
-
-@pytest.fixture(scope="module")
-def steps() -> pd.DataFrame:
-    return deep_bert()
 
 
 def test_a_thousand_words_at_most() -> None:
@@ -71,14 +62,14 @@ def test_defaults() -> None:
         assert default.strip('`"') == str(shown)
 
 
-def test_deep_bert(steps: pd.DataFrame) -> None:
-    fresh, first = steps[steps["seed"] >= 5], steps[steps["seed"] < 5]
-    none, lbe = ends(fresh, **setting(0.0)), ends(fresh, **setting(2.0, 0.5))
-    assert cells("learning rate 1e-3: runs that train") == [trained(none), trained(lbe)]
-    lower = [ends(first, learning_rate=3e-4, **setting(beta)) for beta in (0.0, 0.5)]
-    assert cells("the same at 3e-4") == [trained(runs) for runs in lower]
-    warmup = ends(fresh, warmup_steps=40, **setting(0.0))
-    assert f"a warm-up trains {trained(warmup)}" in TEXT
+def test_deep_bert() -> None:
+    high, border, low = (1e-3,), (5e-4,), (1e-4, 2e-4, 3e-4)
+    for ending, rates in {"1e-3: runs that train": high, "at 5e-4": border, "at 1e-4 to 3e-4": low}.items():
+        assert cells(ending) == [settings_that_train(beta, *rates) for beta in (0.0, 2.0)]
+    first_screen = " ".join(TEXT[: TEXT.index("![")].split())
+    without, with_lbe = cells("1e-3: runs that train")
+    assert f"a BERT of 48 layers trains in {with_lbe} runs with it and in {without} without" in first_screen
+    assert f"trains in {cells('at 1e-4 to 3e-4')[0]} runs without it" in first_screen
 
 
 def test_normalization_before_each_sublayer() -> None:

@@ -13,6 +13,7 @@ from studies import (
     mcnemar,
     penalties_of_healthy_encoders,
     setting,
+    settings_that_train,
     short,
 )
 
@@ -61,6 +62,16 @@ def test_the_first_setting(steps: pd.DataFrame) -> None:
         f"{trained(lbe)} runs, {trained(none)} without: p = {mcnemar(lbe, none):.2g}, "
         f"with Holm's correction {holm:.2g}, so not shown"
     )
+
+
+def test_robustness() -> None:
+    low, every = (1e-4, 2e-4, 3e-4), (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+    questions = {"train the 48 layers?": every, "learning rate of 1e-3?": (1e-3,), "At 3e-4 and below?": low}
+    for ending, rates in questions.items():
+        (answer,) = (answer for question, answer in answers().items() if question.endswith(ending))
+        runs = " runs" if rates == every else ""
+        with_lbe, without = (settings_that_train(beta, *rates) for beta in (2.0, 0.0))
+        assert answer == f"{with_lbe}{runs} with LBE, {without} without it"
 
 
 def test_normalization_before_each_sublayer() -> None:

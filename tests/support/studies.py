@@ -18,6 +18,15 @@ def deep_bert() -> pd.DataFrame:
     return lines[main]
 
 
+def settings_that_train(beta: float, *learning_rates: float) -> str:
+    """Runs of the 30 settings of learning rate, warm-up and clipping that trained, and of how many."""
+    lines = pd.read_csv(RESULTS / "tuned_rivals" / "runs.csv")
+    same = (lines["initialization"] == "default") & (lines["alpha"] == 0.5) & lines["seed"].isin([0, 1, 2])
+    lines = lines[same & (lines["beta"] == beta) & (lines["step"] > 300)]
+    accuracy = lines[lines["learning_rate"].isin(learning_rates)].groupby("run")["accuracy"].mean()
+    return f"{(accuracy > 0.95).sum()} of {len(accuracy)}"
+
+
 def ends(steps: pd.DataFrame, **settings: object) -> pd.DataFrame:
     """What became of the runs with these settings, by seed."""
     for name, value in ({"decay": "none", "warmup_steps": 0, "depth": 48, "learning_rate": 1e-3} | settings).items():
