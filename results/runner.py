@@ -48,7 +48,7 @@ def main(
         with FileLock(path.with_suffix(".lock"), timeout=0):
             while missing := _missing(plan, path):
                 if failed := _execute(missing, execute, path, args.workers):
-                    sys.exit(f"{failed} runs failed, see above: the same command tries them again.")
+                    sys.exit(f"Failed: {failed} of {len(missing)} runs, see above. The same command tries them again.")
     except Timeout:
         sys.exit(f"error: another process writes {path.name}: wait for it, or stop it.")
 
@@ -63,7 +63,8 @@ def _missing(plan: Callable[[pd.DataFrame], Iterable[Run]], path: Path) -> list[
 
 def _execute(missing: list[Run], execute: Callable[..., pd.DataFrame], path: Path, workers: int) -> int:
     failed = 0
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of each worker
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         futures = {pool.submit(execute, run): run for run in missing}
         for future in tqdm(as_completed(futures), total=len(futures)):
             if future.exception() is None:
@@ -80,9 +81,3 @@ def _append(lines: pd.DataFrame, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     pd.concat([*before, lines]).to_csv(unfinished, index=False)
     unfinished.replace(path)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)

@@ -3,7 +3,10 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 
 def double(item: int, deaths: int) -> int:
@@ -23,3 +26,17 @@ def sleep_and_tell(item: str, deaths: int) -> None:
     Path(f"{item}.part").write_text(str(os.getpid()))
     Path(f"{item}.part").replace(item)
     time.sleep(600)
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    name: str
+
+
+def fails_once(run: StudyRun) -> pd.DataFrame:
+    """Count in a file how often a run was executed; the run "bad" fails the first time."""
+    with Path(f"{run.name}.txt").open("a") as log:
+        log.write("executed\n")
+    if run.name == "bad" and Path("bad.txt").read_text().count("\n") == 1:
+        raise RuntimeError("fails once")
+    return pd.DataFrame({"score": [1.0]})
