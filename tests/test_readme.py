@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pages import table
 from programs import ROOT
-from studies import BASELINE, HIDDEN_STATES, at_chosen_rate, grid, settings_that_train
+from studies import BASELINE, HIDDEN_STATES, at_chosen_rate, deep_bert, ends, grid, setting, settings_that_train
 
 from glue_runs.analysis.comparison import holm, mean_difference
 from lbe_hf import LBETrainingArguments
@@ -62,9 +62,21 @@ def test_defaults() -> None:
         assert default.strip('`"') == str(shown)
 
 
+def trained(runs: pd.DataFrame) -> str:
+    return f"{runs['trained'].sum()} of {len(runs)}"
+
+
 def test_deep_bert() -> None:
+    steps = deep_bert()
+    fresh = steps[steps["seed"] >= 5]
+    none, lbe = ends(fresh, **setting(0.0)), ends(fresh, **setting(2.0, 0.5))
+    assert cells("1e-3: runs that train") == [trained(none), trained(lbe)]
     high, border, low = (1e-3,), (5e-4,), (1e-4, 2e-4, 3e-4)
-    for ending, rates in {"1e-3: runs that train": high, "at 5e-4": border, "at 1e-4 to 3e-4": low}.items():
+    for ending, rates in {
+        "clipping](results/tuned_rivals/README.md), at 1e-3": high,
+        "at 5e-4": border,
+        "3e-4": low,
+    }.items():
         assert cells(ending) == [settings_that_train(beta, *rates) for beta in (0.0, 2.0)]
     first_screen = " ".join(TEXT[: TEXT.index("![")].split())
     without, with_lbe = cells("1e-3: runs that train")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from programs import ROOT, program
-from studies import settings_that_train
+from studies import deep_bert, ends, setting, settings_that_train
 
 LINES = 20  # of a run: one for every 20 of 400 steps
 
@@ -123,5 +123,10 @@ def test_the_page_has_the_tables_and_its_summary_their_sums(
     accuracy = last[last["learning_rate"].isin(low)].groupby("run")["accuracy"].mean()
     short = accuracy[accuracy <= 0.95]
     assert shown == f"{len(short)} end at an accuracy of {short.min():.3f} to {short.max():.3f}"
+    steps = deep_bert()
+    fresh = steps[steps["seed"] >= 5]
+    with_lbe, without = (ends(fresh, **setting(*each))["trained"] for each in ((2.0, 0.5), (0.0,)))
+    claim = f"{with_lbe.sum()} of {len(with_lbe)} runs train with LBE and {without.sum()} of {len(without)} without"
+    assert claim in summary
     (difference,) = re.findall(r"difference of ([\d.]+) in the share of settings, [\d.]+ to [\d.]+", summary)
     assert f"Mean difference {difference}, " in printed
