@@ -1,12 +1,14 @@
 """What became of the runs of 400 steps on the synthetic task: PROTOCOL.md, "common to the synthetic task"."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 ACCURACY, LAST_STEP = 0.95, 400
+TUNED_RIVALS = Path(__file__).parent / "tuned_rivals" / "runs.csv"
 
 
 def outcomes(lines: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
@@ -22,6 +24,17 @@ def outcomes(lines: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
     above = lines["step"].where(lines["accuracy"] > ACCURACY).groupby(lines["run"]).min()
     runs["step"] = runs["run"].map(above).fillna(np.inf)
     return runs.assign(trained=runs["accuracy"] > ACCURACY)
+
+
+def with_lbe(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the judgement of LBE, with alpha 0.5 and beta 2 at 1e-3, which other studies compare with.
+
+    Args:
+        lines: of all runs in the file `TUNED_RIVALS`.
+    """
+    setting = {"initialization": "default", "learning_rate": 1e-3, "warmup_steps": 0, "max_grad_norm": 1.0}
+    setting |= {"alpha": 0.5, "beta": 2.0}
+    return lines[(lines[list(setting)] == pd.Series(setting)).all(axis="columns") & (lines["seed"] >= 100)]
 
 
 def censored(steps: pd.Series) -> stats.CensoredData:

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from inference import count, interval, show, student  # noqa: E402
-from outcomes import outcomes  # noqa: E402
+from outcomes import TUNED_RIVALS, outcomes, with_lbe  # noqa: E402
 
 TASKS = ("cola", "mrpc")
 
@@ -43,14 +43,13 @@ def harm(runs: pd.DataFrame, task: str, beta: float) -> pd.Series:
 
 
 def at_beta_2(lines: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the deep transformer at beta 2, from the lines of `results/mechanism`."""
-    runs = outcomes(lines[lines["variant"] == "LBE"], ["seed"]).rename(columns={"accuracy": "score"})
+    """The runs of the deep transformer at beta 2, from the lines of `results/tuned_rivals`."""
+    runs = outcomes(with_lbe(lines), ["seed"]).rename(columns={"accuracy": "score"})
     return runs[["run", "seed", "score"]].assign(task="rescue", beta=2.0)
 
 
 def main() -> None:
-    mechanism = pd.read_csv(HERE.parent / "mechanism" / "runs.csv")
-    runs = pd.concat([pd.read_csv(HERE / "runs.csv"), at_beta_2(mechanism)])
+    runs = pd.concat([pd.read_csv(HERE / "runs.csv"), at_beta_2(pd.read_csv(TUNED_RIVALS))])
     print(f"{len(runs)} runs")
     show("Does it rescue a deep transformer, and do no harm in fine-tuning?", table(runs))
 

@@ -50,7 +50,7 @@ class Run:
 def plan(done: pd.DataFrame) -> Iterator[Run]:
     """All runs, seed by seed; runs without LBE only for the tasks on which scores are compared.
 
-    The deep transformer at beta 2 is the variant "LBE" of `results/mechanism`.
+    The runs of the deep transformer at beta 2 are those of the judgement of LBE in `results/tuned_rivals`.
     """
     for seed in range(41, 49):
         yield from (Run(task, seed, beta) for task, beta in product(("cola", "mrpc"), (0.0, *BETAS)))

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from inference import count, holm, interval, mcnemar, show  # noqa: E402
-from outcomes import median_in_words, outcomes  # noqa: E402
+from outcomes import TUNED_RIVALS, median_in_words, outcomes, with_lbe  # noqa: E402
 
 REFERENCES = ["LBE", "none"]
 
@@ -43,7 +43,8 @@ def variants(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    runs = outcomes(pd.read_csv(HERE / "runs.csv"), ["variant", "seed"])
+    lbe = with_lbe(pd.read_csv(TUNED_RIVALS)).assign(variant="LBE")
+    runs = outcomes(pd.concat([lbe, pd.read_csv(HERE / "runs.csv")]), ["variant", "seed"])
     print(f"{len(runs)} runs")
     show("Trained by variant (95% intervals)", variants(runs))
 

@@ -85,8 +85,11 @@ REGULARIZERS = {"floor": Floor, "one-sided": OneSided}
 
 
 def plan(done: pd.DataFrame) -> Iterator[Run]:
-    """All runs, seed by seed, so that all variants have about the same number at any time; "none" is no variant."""
-    yield from (Run(seed, variant) for seed in SEEDS for variant in ARGUMENTS if variant != "none")
+    """All runs, seed by seed, so that all variants have about the same number at any time; last those without LBE.
+
+    The runs of "LBE" are those of the judgement in `results/tuned_rivals`.
+    """
+    yield from (Run(seed, variant) for seed in SEEDS for variant in ARGUMENTS if variant not in ("LBE", "none"))
     yield from (Run(seed, "none") for seed in SEEDS)
 
 

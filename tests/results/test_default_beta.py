@@ -31,7 +31,7 @@ def test_a_run_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines["score"].between(0.3, 1).all()
 
 
-def test_the_report_reads_beta_2_from_the_study_of_the_mechanism() -> None:
+def test_the_report_reads_beta_2_from_the_judgement_of_lbe() -> None:
     report = program("results/default_beta/report.py")
     seeds = range(41, 49)
     none, lbe = [0.50 + 0.01 * (seed % 3) for seed in seeds], [0.51] * 8
@@ -41,10 +41,11 @@ def test_the_report_reads_beta_2_from_the_study_of_the_mechanism() -> None:
         for beta, scores in ((0.0, none), (2.0, lbe))
         for seed, score in zip(seeds, scores, strict=True)
     ]
+    setting = {"initialization": "default", "learning_rate": 1e-3, "warmup_steps": 0, "max_grad_norm": 1, "alpha": 0.5}
     lines = [
-        {"run": f"{variant}-{seed}", "variant": variant, "seed": seed, "step": step, "accuracy": accuracy}
-        for variant, accuracy in (("LBE", 1.0), ("none", 0.5))
-        for seed in (100, 101)
+        {**setting, "run": f"{beta}-{seed}", "beta": beta, "seed": seed, "step": step, "accuracy": accuracy}
+        for beta, accuracy in ((2.0, 1.0), (0.5, 0.5))
+        for seed in (0, 100, 101)
         for step in range(20, 401, 20)
     ]
     row = report.table(pd.concat([pd.DataFrame(runs), report.at_beta_2(pd.DataFrame(lines))])).loc[2.0]

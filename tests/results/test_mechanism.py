@@ -17,7 +17,7 @@ def study() -> ModuleType:
 
 def test_the_runs_of_the_protocol(study: ModuleType) -> None:
     runs = {run.name: run for run in study.plan(pd.DataFrame(columns=["run"]))}
-    assert len(runs) == 8 * 15
+    assert len(runs) == (6 + 1) * 15
     assert set(Counter(run.variant for run in runs.values()).values()) == {15}
 
 
@@ -29,14 +29,31 @@ def test_floor_and_one_sided_against_a_hand_calculation(study: ModuleType) -> No
     assert one_sided(entropies).item() == pytest.approx(2 * (0.4**2 + 0.2**2) / 3)
 
 
-@pytest.mark.parametrize("variant", ["targets fixed", "first 100 steps", "additive"])
-def test_a_run_of_a_variant(study: ModuleType, monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+@pytest.fixture
+def short_runs(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 steps and two layers."""
     arguments = study.deep_bert.Arguments
 
     def short(**settings: Any) -> Any:
         return arguments(**{**settings, "max_steps": 60, "depth": 2})
 
     monkeypatch.setattr(study.deep_bert, "Arguments", short)
+
+
+def test_lbe_is_that_of_the_judgement(study: ModuleType, short_runs: None) -> None:
+    """So that its runs need not be repeated."""
+    rivals = program("results/tuned_rivals/study.py")
+    judged = rivals.execute(rivals.Run(100, 1e-3, beta=2.0))
+    own = study.execute(study.Run(100, "LBE"))
+    pd.testing.assert_frame_equal(own[["step", "accuracy", "task_loss"]], judged[["step", "accuracy", "task_loss"]])
+    lines = pd.concat([judged, judged.assign(seed=0), judged.assign(max_grad_norm=0.1), judged.assign(beta=0.0)])
+    pd.testing.assert_frame_equal(program("results/outcomes.py").with_lbe(lines), judged)
+
+
+@pytest.mark.parametrize("variant", ["targets fixed", "first 100 steps", "additive"])
+def test_a_run_of_a_variant(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, short_runs: None, variant: str
+) -> None:
     monkeypatch.setattr(study, "FIRST_STEPS", 40)
     lines = study.execute(study.Run(100, variant))
     assert lines["step"].tolist() == [20, 40, 60]
