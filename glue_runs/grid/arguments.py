@@ -94,8 +94,9 @@ class GridArguments:
         metadata={
             "help": "authors: as in their code. Examples are padded to 128 tokens and padding counts; feed-forward "
             "activations, random batches, fp32; examples are split by the seed of the run, int(0.2 n) of them for "
-            "validation; incomplete last batches are dropped in training and evaluation. One difference remains: in "
-            "their code, the norm for gradient clipping includes the targets. Other arguments override the protocol.",
+            "validation; incomplete last batches are dropped in training and evaluation. Two differences remain: in "
+            "their code, the norm for gradient clipping includes the targets, and a seed gives other random numbers. "
+            "Other arguments override the protocol.",
             "choices": list(PROTOCOLS),
         },
     )
