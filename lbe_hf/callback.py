@@ -45,8 +45,9 @@ class InformationFlowCallback(TrainerCallback):
     Each measurement adds one log line to the log history and the trackers of the trainer, with `flow/entropy_min`
     (nats), `flow/variance_share_min`, `flow/effective_rank_last` and `flow/dead_units` (the maximum over all layers
     and modules). At the end of training, `information_flow.json` and, with the extra `plot`, `information_flow.html`
-    are written to the output folder. Checkpoints contain the record too, and a resumed run continues it. With several
-    processes, each measures its own examples; the results of the first process are reported.
+    are written to the output folder. Checkpoints contain the record too, and a run that is resumed in the same output
+    folder continues it. With several processes, each measures its own examples; the results of the first process are
+    reported.
 
     Args:
         every_steps: optimizer steps between two measurements. None (default): `logging_steps`, or the end of each
@@ -93,10 +94,9 @@ class InformationFlowCallback(TrainerCallback):
             self._warn_unmeasured(
                 "it does not support several GPUs in one process. Use `accelerate launch` or `torchrun`."
             )
-        record = _folder(args, state) / RECORD_NAME
-        if state.global_step > 0 and record.is_file():
+        if state.global_step > 0 and state.is_world_process_zero:
             try:
-                self.history = FlowHistory.load(record)
+                self.history = FlowHistory.load(_folder(args, state) / RECORD_NAME)
             except (OSError, ValueError) as error:
                 logger.warning(f"InformationFlowCallback starts a new record: {error}")
 
@@ -181,7 +181,7 @@ class InformationFlowCallback(TrainerCallback):
                 for call in calls:
                     call.repeat(meter.measure)
             return meter.flow()
-        except (ValueError, RuntimeError) as error:  # RuntimeError: also out of memory
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: also out of memory
             self._warn_unmeasured(str(error))
             return None
 

@@ -20,11 +20,8 @@ UNMEASURED = (
 )
 
 
-def check_training(trainer: Trainer, settings: LBEArguments, *, synced: bool) -> None:
+def check_training(trainer: Trainer) -> None:
     """Check the trainer before training starts.
-
-    Args:
-        synced: whether activations are measured over the examples of all processes.
 
     Raises:
         ValueError: the penalty does not work with the trainer or its arguments.
@@ -39,11 +36,6 @@ def check_training(trainer: Trainer, settings: LBEArguments, *, synced: bool) ->
         raise ValueError(
             "DeepSpeed scales the loss in fp16 by a factor that is not available to the learnable targets: train in "
             "bf16, in fp32, or without DeepSpeed."
-        )
-    if args.per_device_train_batch_size == 1 and settings.lbe_samples == "sequence" and not synced:
-        raise ValueError(
-            "A single example has no variance over examples: with per_device_train_batch_size=1 use "
-            "lbe_samples='token', or use a larger batch."
         )
     cached = [type(loss).__name__ for loss in _losses(getattr(trainer, "loss", None))]
     cached = [name for name in cached if name.startswith("Cached")]
@@ -67,7 +59,13 @@ def _losses(loss: Any) -> Iterator[nn.Module]:
 
 
 def check_activations(
-    activations: Sequence[Activation], settings: LBEArguments, *, first: bool, penalized: bool, synced: bool
+    activations: Sequence[Activation],
+    settings: LBEArguments,
+    *,
+    first: bool,
+    penalized: bool,
+    synced: bool,
+    batch_size: int,
 ) -> dict[str, str]:
     """Warnings, keyed by kind, about activations that cannot be measured or trained as expected.
 
@@ -75,9 +73,10 @@ def check_activations(
         first: whether these are the activations of the first micro-batch of a run.
         penalized: whether a penalty is applied to them.
         synced: whether they are measured together with those of other processes.
+        batch_size: examples in a full micro-batch. One example may have several rows, as a pair of answers in DPO.
 
     Raises:
-        ValueError: some modules have only one sample, or the penalty reaches no trainable parameter.
+        ValueError: all batches or some modules have only one sample, or the penalty reaches no trainable parameter.
     """
     warnings = {}
     names = dict.fromkeys(a.name for a in activations)
@@ -88,6 +87,11 @@ def check_activations(
             "from lbe_target_modules, or select layers with lbe_layers."
         )
     if single and not synced:
+        if first and batch_size == 1:
+            raise ValueError(
+                "A single example has no variance over examples: with per_device_train_batch_size=1 use "
+                "lbe_samples='token', or use a larger batch."
+            )
         warnings["unmeasured"] = UNMEASURED
     misfits = dict.fromkeys(
         a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits

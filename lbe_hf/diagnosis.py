@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from .batch_inputs import BatchInputs
 from .hidden_states import HiddenStates, models_with_hidden_states
 from .layer_statistics import LayerStatistics, layer_statistics
 from .leaf_modules import LeafModules, ModuleStatistics, leaf_modules
+from .models import base_model
 from .moments import Samples
 from .target_modules import TargetModules
 from .verdict import Finding, judge
@@ -183,7 +185,7 @@ class FlowMeter:
         elif models_with_hidden_states(model):
             self._source = HiddenStates(model, every_layer=False)
         else:
-            self._source = TargetModules(model, list(leaf_modules(model)))
+            self._source = TargetModules(model, "|".join(map(re.escape, leaf_modules(base_model(model)))))
         self._layers: dict[str, list[LayerStatistics]] = {}
         self._modules = LeafModules(model)
         self._inputs: list[BatchInputs] = []

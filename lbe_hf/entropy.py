@@ -135,11 +135,9 @@ class _Layer(NamedTuple):
 def _merged(layers: Iterable[_Layer], merge: Merge, samples: Samples) -> Iterator[_Layer]:
     """The layers with their merged moments, and plans for the merged number of samples."""
     own = list(layers)
-    plans: dict[int, Plan] = {}
     for layer, moments in zip(own, merge([layer.moments for layer in own], samples), strict=True):
-        if id(layer.plan) not in plans:
-            plans[id(layer.plan)] = layer.plan.with_samples(moments.count)
-        yield layer._replace(plan=plans[id(layer.plan)], moments=moments)
+        # Layers of the same length here may have different lengths elsewhere, so each has its own plan.
+        yield layer._replace(plan=layer.plan.with_samples(moments.count), moments=moments)
 
 
 class _HalfSquares(torch.autograd.Function):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -17,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from .diagnosis import InformationFlow, information_flow
 from .flow_data import batches, collate_for, load_examples
 from .moments import Samples
+from .target_modules import parse_targets
 
 _EXAMPLES = """examples:
   lbe-flow google-bert/bert-base-uncased --data RTE/train.tsv --text_columns sentence1 sentence2
@@ -103,7 +102,7 @@ def _measure(args: argparse.Namespace) -> InformationFlow:
     for path in (args.json, args.html):
         if path is not None and not path.resolve().parent.is_dir():
             raise ValueError(f"The folder of {path} does not exist: create it first.")
-    targets = _target_modules(args.target_modules)
+    targets = None if args.target_modules is None else parse_targets(args.target_modules)
     examples = load_examples(args.data, args.batch_size * args.num_batches, split=args.split, name=args.config_name)
     config = AutoConfig.from_pretrained(args.model)
     collate = collate_for(args.model, config, examples, args.text_columns, args.max_length)
@@ -114,15 +113,6 @@ def _measure(args: argparse.Namespace) -> InformationFlow:
         num_batches=args.num_batches,
         samples=args.samples,
     )
-
-
-def _target_modules(text: str | None) -> str | Sequence[str] | None:
-    if text is None or not text.startswith("["):
-        return text
-    names = json.loads(text)
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"--target_modules must be a regular expression or a JSON list of names, not {text}.")
-    return list(names)
 
 
 def _load(name: str, config: PretrainedConfig) -> Any:

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset, load_dataset, load_from_disk
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from scipy.signal import resample_poly
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PretrainedConfig
 
 _FORMATS = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -162,8 +163,12 @@ def _audio(model: str, column: str) -> Collate:
     extractor = AutoFeatureExtractor.from_pretrained(model)  # type: ignore[no-untyped-call]
 
     def samples(value: Any) -> Any:
-        data = value.get_all_samples().data if hasattr(value, "get_all_samples") else torch.tensor([value])
-        return np.asarray(data).mean(0)
+        """One channel, at the sampling rate of the model; a list of numbers is taken to have that rate."""
+        if not hasattr(value, "get_all_samples"):
+            return np.asarray(value)
+        decoded = value.get_all_samples()
+        channel = np.asarray(decoded.data).mean(0)
+        return resample_poly(channel, extractor.sampling_rate, decoded.sample_rate)
 
     def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         arrays = [samples(example[column]) for example in examples]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils.operations import ConvertOutputsToFp32
 from torch import nn
 
 Forward = Callable[..., Any]
@@ -42,11 +43,16 @@ def around_forward(module: nn.Module, wrapper: Callable[..., Any]) -> Iterator[N
 
 
 def is_replaced(module: nn.Module) -> bool:
-    """Whether a library replaced `forward` of the module. The autocast wrapper of accelerate does not count."""
-    forward: Any = vars(module).get("_original_forward", vars(module).get("forward"))
-    while hasattr(forward, "_lbe_wraps"):
-        forward = forward._lbe_wraps
-    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+    """Whether a library replaced `forward` of the module. The autocast wrappers of accelerate do not count."""
+    forward: Any = vars(module).get("forward")
+    while True:
+        function = getattr(forward, "__func__", forward)
+        if hasattr(function, "_lbe_wraps"):
+            forward = function._lbe_wraps
+        elif isinstance(getattr(function, "__wrapped__", None), ConvertOutputsToFp32):
+            forward = function.__wrapped__.model_forward.__wrapped__  # without its autocast
+        else:
+            return function is not None and function is not type(module).forward
 
 
 def argument(forward: Forward, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Any:

@@ -141,7 +141,10 @@ class _Request:
 def _request_for(model: nn.Module) -> dict[str, bool]:
     """Arguments that make the model return its hidden states in a dictionary; empty if it does not support them."""
     parameters = inspect.signature(type(model).forward).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    # Only in Transformers do `**kwargs` mean that the model has hidden states.
+    takes_any = isinstance(model, PreTrainedModel) and any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
     names = [name for name in ("output_hidden_states", "return_dict") if takes_any or name in parameters]
     return dict.fromkeys(names if "output_hidden_states" in names else [], True)
 

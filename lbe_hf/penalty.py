@@ -25,6 +25,7 @@ class Penalty:
         settings: which activations are regularized, and how they are measured.
         targets: regularizer and targets; with `beta` 0 activations are only measured.
         reporter: receives the warnings.
+        batch_size: examples in a full micro-batch.
         synced: whether activations are measured over the samples of all processes.
         held_dtype: as for `measure_entropies`.
     """
@@ -35,10 +36,12 @@ class Penalty:
         targets: LearnableTargets,
         reporter: Reporter,
         *,
+        batch_size: int,
         synced: bool = False,
         held_dtype: torch.dtype | None = None,
     ) -> None:
-        self._settings, self._targets, self._reporter, self._synced = settings, targets, reporter, synced
+        self._settings, self._targets, self._reporter = settings, targets, reporter
+        self._batch_size, self._synced = batch_size, synced
         measure = measure_entropies_over_processes if settings.lbe_sync_batch else measure_entropies
         self._measure = partial(measure, held_dtype=held_dtype)
         self._first = True
@@ -77,6 +80,7 @@ class Penalty:
             first=self._first,
             penalized=regularizer.beta > 0,
             synced=self._synced,
+            batch_size=self._batch_size,
         )
         self._first = False
         for kind, message in warnings.items():

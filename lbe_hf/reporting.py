@@ -82,8 +82,8 @@ class Reporter:
         count = sum(1 for _ in takewhile(lambda entropy: entropy < COLLAPSED_ENTROPY, reversed(entropies)))
         collapsed = names[len(entropies) - count : len(entropies)]
         new = [name for name in collapsed if name not in self._collapsed]
-        if new:
-            self._collapsed.update(new)
+        self._collapsed.update(new)
+        if new and self._prints:
             listed = shorten(", ".join(new), width=200, placeholder=" ...")
             logger.warning(
                 f"Collapsed, with a batch entropy below {COLLAPSED_ENTROPY} nats: the last {count} of "
@@ -95,7 +95,7 @@ class Reporter:
         if regularizer.beta == 0 or means is None or means.task_loss == 0:
             return
         share = abs(means.lbe_loss / means.task_loss)
-        if share >= NEGLIGIBLE:
+        if not share < NEGLIGIBLE:  # also if a batch had a loss that is NaN
             return
         if means.unmeasured == 1:
             what = "no batch could be measured. Use larger batches, or lbe_samples='token'."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -112,6 +113,23 @@ class TargetModules:
             type(self._model).__name__,
             f"The forward pass called none of the modules that target_modules matches: {', '.join(self._modules)}.",
         )
+
+
+def parse_targets(text: str) -> str | list[str]:
+    """Target modules from the command line: a regular expression, or a list of names in JSON, which starts with `["`.
+
+    Raises:
+        ValueError: the list is not valid JSON, or has something else than names.
+    """
+    if not text.startswith('["'):
+        return text
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The target modules {text} are not a JSON list of names: {error}.") from None
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"The target modules {text} are not a JSON list of names.")
+    return list(names)
 
 
 def _matches(name: str, targets: str | Sequence[str]) -> bool:

@@ -25,7 +25,8 @@ from .reporting import Reporter
 from .signatures import show_own_parameters
 from .target_modules import TargetModules
 from .targets import LearnableTargets
-from .training_args import LBEArguments, tokens_left_out
+from .tokens import tokens_left_out
+from .training_args import LBEArguments
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -67,7 +68,8 @@ class LBETrainerMixin(_Base):
         self._lbe_measures = settings.lbe_beta > 0 or settings.lbe_log_entropy
         self._lbe_source_of: tuple[nn.Module, ActivationSource] | None = None
         expected = self._lbe_source.expected if self._lbe_measures else None
-        if expected is not None:
+        if expected is not None and settings.lbe_target_modules is None:
+            # How often modules are called is known only after a forward pass.
             check_layers(settings.lbe_layers, expected)
         # If the number of layers is unknown, the first forward pass determines it.
         self._lbe_targets = LearnableTargets(
@@ -90,7 +92,12 @@ class LBETrainerMixin(_Base):
         self._lbe_reporter = Reporter(prints=self.args.process_index == 0)
         held_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
         self._lbe_penalty = Penalty(
-            self._lbe_settings, self._lbe_targets, self._lbe_reporter, synced=self._lbe_synced, held_dtype=held_dtype
+            self._lbe_settings,
+            self._lbe_targets,
+            self._lbe_reporter,
+            batch_size=self.args.per_device_train_batch_size,
+            synced=self._lbe_synced,
+            held_dtype=held_dtype,
         )
         self._lbe_measured: Measurement | None = None
         self._lbe_has_batches = False
@@ -194,7 +201,7 @@ class LBETrainerMixin(_Base):
             self._lbe_setup()  # for example in the trials of a hyperparameter search
         self._lbe_start()
         if self._lbe_measures:
-            check_training(self, self._lbe_settings, synced=self._lbe_synced)
+            check_training(self)
         result = super()._inner_training_loop(*args, **kwargs)
         self._lbe_check_measured()
         self._lbe_reporter.end(self._lbe_monitor.over_run(), self.lbe)
@@ -266,13 +273,13 @@ class LBETrainerMixin(_Base):
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         card = LBECard(Path(output_dir or str(self.args.output_dir)))
-        with tokens_left_out():
+        with tokens_left_out(self.args):
             super()._save(output_dir, *args, **kwargs)
         # PEFT and sentence-transformers write a card whenever they save a model.
         card.complete_if_written(self._lbe_summary)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        with tokens_left_out():
+        with tokens_left_out(self.args):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

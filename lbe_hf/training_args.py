@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
@@ -15,19 +11,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from .moments import Samples
 from .regularizer import Form, check_settings
-
-_TOKENS = {"hub_token", "push_to_hub_token"}
-_without_tokens = ContextVar("_without_tokens", default=False)
-
-
-@contextmanager
-def tokens_left_out() -> Iterator[None]:
-    """Context in which arguments are pickled without Hub tokens, because `training_args.bin` is pushed to the Hub."""
-    reset = _without_tokens.set(True)
-    try:
-        yield
-    finally:
-        _without_tokens.reset(reset)
+from .target_modules import parse_targets
 
 
 @dataclass
@@ -111,11 +95,8 @@ class LBEArguments:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.lbe_target_modules, str) and self.lbe_target_modules.startswith('["'):
-            try:
-                self.lbe_target_modules = json.loads(self.lbe_target_modules)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"lbe_target_modules is not valid JSON: {error}.") from None
+        if isinstance(self.lbe_target_modules, str):
+            self.lbe_target_modules = parse_targets(self.lbe_target_modules)
         for name in ("lbe_beta", "lbe_alpha", "lbe_alpha_min"):
             # Hyperparameter search casts new values to the type of the current value.
             setattr(self, name, float(getattr(self, name)))
@@ -135,10 +116,6 @@ class LBEArguments:
         """
         settings: dict[str, Any] = {name.name: getattr(args, name.name, name.default) for name in fields(LBEArguments)}
         return LBEArguments(**settings)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self)}
-        return {**state, **dict.fromkeys(_TOKENS & state.keys())} if _without_tokens.get() else state
 
     def check_lbe(self) -> None:
         """Raise a ValueError that names the first setting out of range."""

@@ -51,9 +51,10 @@ def write_report(folder: GridFolder) -> str:
         InputError: the folder holds no grid, a file in it is damaged or cannot be read, or it cannot be written.
     """
     try:
-        records = folder.records()
-        results = tabulate(records)
         with folder.lock("report"):
+            # Read under the lock: of two runs that end at once, the later report has both.
+            records = folder.records()
+            results = tabulate(records)
             write_text(folder.path / "results.csv", results.to_csv(index=False, lineterminator="\n"))
             report = "\n\n".join(part for part in _parts(folder, records, results) if part) + "\n"
             write_text(folder.path / "report.md", report)

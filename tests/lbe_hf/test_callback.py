@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from others import CASES
+from peft import LoraConfig, get_peft_model
 from tiny import assert_same, token_rows
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -248,6 +249,37 @@ def test_what_cannot_be_measured_is_one_warning(make_trainer: Make, warnings_of:
         InformationFlowCallback(every_steps=0)
 
 
+class Plain(nn.Module):
+    """Takes any argument, as `Trainer` passes some that a model may not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.Linear(8, 2)))
+
+    def forward(self, x: Tensor, labels: Tensor, **kwargs: Any) -> dict[str, Tensor]:
+        assert kwargs.keys() <= {"num_items_in_batch"}
+        logits = self.layers(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_model_that_takes_any_argument(adapted: bool, make_trainer: Make, warnings_of: Any) -> None:
+    model: nn.Module = Plain()
+    names = {"layers.0", "layers.1.0.0", "layers.1.1"}
+    if adapted:
+        model = get_peft_model(model, LoraConfig(target_modules=["layers.0"]))
+        names = names - {"layers.0"} | {
+            f"layers.0.{part}" for part in ("base_layer", "lora_A.default", "lora_B.default")
+        }
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(index % 2)} for index in range(16)]
+    callback = InformationFlowCallback(every_steps=1)
+    make_trainer(Trainer, model, rows, {"callbacks": [callback]}, cls=TrainingArguments).train()
+    assert callback.history.steps == [1, 2, 3]
+    assert {layer.name for layer in callback.history.layers[0]} == names
+    with pytest.raises(ValueError, match="name the modules to regularize with lbe_target_modules"):
+        make_trainer(LBETrainer, model, rows)
+
+
 def test_a_model_that_is_no_transformers_model(make_trainer: Make) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -313,6 +345,21 @@ def test_a_resumed_run_continues_its_record(make_trainer: Make, tmp_path: Path) 
     assert records[0][1]["steps"] == [2, 4, 6, 8]
     assert json.loads((tmp_path / "run" / "information_flow.json").read_text()) == records[0][1]
     assert FlowHistory.load(tmp_path / "run" / "information_flow.json").to_dict() == records[0][1]
+
+
+def test_a_run_that_is_resumed_in_another_folder_says_that_it_starts_a_new_record(
+    make_trainer: Make, tmp_path: Path, warnings_of: Any
+) -> None:
+    for name, checkpoint in (("old", None), ("new", str(tmp_path / "old" / "checkpoint-2"))):
+        callback = InformationFlowCallback(every_steps=2)
+        trainer = make_trainer(
+            Trainer, tiny.bert(), token_rows(64), {"callbacks": [callback]}, cls=TrainingArguments,
+            max_steps=4, save_strategy="steps", save_steps=2, output_dir=str(tmp_path / name),
+        )  # fmt: skip
+        assert not [text for text in warnings_of() if "starts a new record" in text]
+        trainer.train(resume_from_checkpoint=checkpoint)
+    assert callback.history.steps == [4]
+    assert len([text for text in warnings_of() if "starts a new record: " in text]) == 1
 
 
 def test_a_second_training_begins_a_new_record(make_trainer: Make) -> None:

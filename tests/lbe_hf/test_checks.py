@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny import bert, token_rows
+from tiny import SHAPE, STILL, bert, token_rows
 from torch import nn
-from transformers import (
-    TrainingArguments,
-)
+from transformers import AlbertConfig, AlbertForSequenceClassification, TrainingArguments
 
 from lbe_hf import LBETrainer
 
@@ -21,7 +19,6 @@ Make = Callable[..., Any]
     ("settings", "message"),
     [
         ({"lbe_layers": [0, 4]}, "names layer 4, but there are 4 activations"),
-        ({"lbe_layers": [2], "lbe_target_modules": ["pooler"]}, "names layer 2, but there are 1 activations"),
         ({"lbe_target_modules": ["poler"]}, "nearest names are .*bert.pooler"),
     ],
 )
@@ -29,6 +26,21 @@ def test_refused_at_construction(make_trainer: Make, settings: dict[str, Any], m
     with pytest.raises(ValueError, match=message):
         make_trainer(LBETrainer, bert(), token_rows(8), **settings)
     make_trainer(LBETrainer, bert(), token_rows(8), **settings, lbe_beta=0.0)  # nothing to refuse
+
+
+def test_layers_of_modules_are_counted_by_their_calls(make_trainer: Make) -> None:
+    torch.manual_seed(0)
+    config = AlbertConfig(vocab_size=40, embedding_size=8, **SHAPE, **STILL)
+    of_albert = {"lbe_target_modules": [r"ffn_output"], "lbe_layers": [-2, -1]}
+    trainer = make_trainer(LBETrainer, AlbertForSequenceClassification(config), token_rows(8), **of_albert)
+    trainer.train()
+    assert [name.rpartition(".")[2] for name in trainer.lbe_layer_names] == [
+        "ffn_output (call 2)",
+        "ffn_output (call 3)",
+    ]
+    too_high = {"lbe_layers": [2], "lbe_target_modules": ["pooler"]}
+    with pytest.raises(ValueError, match="names layer 2, but there are 1 activations"):
+        make_trainer(LBETrainer, bert(), token_rows(8), **too_high).train()
 
 
 def test_one_row_batches_are_refused_when_training_starts(make_trainer: Make) -> None:

@@ -66,6 +66,22 @@ def test_without_a_mask(ranks: Ranks, samples: Any) -> None:
     compare(ranks, [part(5, 4), part(2, 4)], samples, masked=False)
 
 
+def test_layers_whose_lengths_are_equal_on_one_process_only(ranks: Ranks) -> None:
+    """As the encoder and the decoder of a batch without masks."""
+    torch.manual_seed(0)
+    lengths = [(5, 5), (7, 6)]
+    layers = [[torch.randn(3, length, 6) for length in own] for own in lengths]
+    answers = ranks(on_ranks.measure, layers, [[None, None]] * 2, WEIGHTS, "sequence")
+    for layer in range(2):
+        x, mask = whole([(own[layer], torch.ones(3, own[layer].shape[1])) for own in layers])
+        expected = reference_entropy(x, mask)
+        (gradient,) = torch.autograd.grad(sum(WEIGHTS) * (layer + 1) * expected, x)
+        for rank, (entropies, _, gradients, _) in enumerate(answers):
+            assert entropies[layer].item() == pytest.approx(expected.item(), rel=1e-6)
+            part_of_rank = gradient[3 * rank : 3 * rank + 3, : lengths[rank][layer]].float()
+            torch.testing.assert_close(gradients[layer], part_of_rank, rtol=1e-5, atol=1e-7)
+
+
 def test_one_row_on_each_process(ranks: Ranks) -> None:
     torch.manual_seed(0)
     compare(ranks, [part(1, 5, shortest=3), part(1, 3, shortest=3)], "sequence")

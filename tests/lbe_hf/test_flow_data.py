@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
 from lbe_hf.flow_data import batches, collate_for, load_examples
 
@@ -30,6 +31,23 @@ def test_unusable_files(name: str, content: str, message: str, tmp_path: Path) -
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         load_examples(str(tmp_path / name), 4)
+
+
+class Decoder:
+    """As the one of torchcodec, which `datasets` puts in place of a sound file: a tone in stereo at 48 kHz."""
+
+    def get_all_samples(self) -> SimpleNamespace:
+        seconds = torch.arange(4800) / 48000
+        return SimpleNamespace(data=torch.sin(2 * torch.pi * 440 * seconds).repeat(2, 1), sample_rate=48000)
+
+
+def test_sound_is_brought_to_the_sampling_rate_of_the_model(tmp_path: Path) -> None:
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)  # 16 kHz
+    examples = [{"audio": Decoder()}, {"audio": Decoder()}]
+    inputs = collate_for(str(tmp_path), Wav2Vec2Config(), examples, None, 128)(examples)["input_values"]
+    assert inputs.shape == (2, 1600)
+    spectrum = torch.fft.rfft(inputs[0]).abs()
+    assert spectrum.argmax().item() == 44  # of 10 Hz: 440 Hz, and not three times that
 
 
 def test_columns_that_do_not_exist_are_named_beside_those_that_do() -> None:

@@ -160,6 +160,13 @@ def test_adapter_of_peft(tmp_path: Path) -> None:
     assert len(list((tmp_path / "run").glob("README*"))) == 1
 
 
+@pytest.mark.parametrize("name", ["DPOTrainer", "RewardTrainer"])
+def test_a_batch_of_one_pair_of_answers_is_measured(tmp_path: Path, name: str) -> None:
+    trainer = CASES[name].trainer(tmp_path, lbe_beta=1.0, per_device_train_batch_size=1, max_steps=1)
+    trainer.train()
+    assert trainer.state.log_history[0]["lbe_loss"] > 0
+
+
 def test_modules_of_a_sentence_transformer(tmp_path: Path) -> None:
     """One target for each module, however many columns of text there are, and no padding in it."""
     targets = r"0|.*output\.dense"  # the first one returns a dictionary that begins with the token ids

@@ -17,7 +17,7 @@ def test_penalty_is_added_and_its_share_is_what_is_not_task_loss(form: str) -> N
     x = weight * 3
     recording = Recording(passes=[[Activation.of("layer", x, None)]])
     task_loss = torch.tensor(1.5)
-    penalty = Penalty(settings, targets, Reporter(prints=False))
+    penalty = Penalty(settings, targets, Reporter(prints=False), batch_size=8)
     loss, measured = penalty.add(task_loss, recording, steps=2)
     entropy = (0.5 * torch.log1p(torch.pi * torch.e * x.var(0))).mean()
     value = 2.0 * (entropy - 0.5) ** 2

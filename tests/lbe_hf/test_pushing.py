@@ -1,21 +1,14 @@
 """What Trainer's own ways of pushing send to the Hub."""
 
-import copy
-import io
-import pickle
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from hub_client import Ended, run_script, token_leaks
 from hub_server import TOKEN, Hub, serve
 from safetensors.torch import load
-from tiny import bert, token_rows
+from tiny import bert
 
-from lbe_hf import LBETrainer, LBETrainingArguments
 from lbe_hf.targets import TARGETS_NAME
 
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
@@ -127,31 +120,6 @@ def test_failures_are_trainers(pushed: tuple[Hub, Path, Ended]) -> None:
     assert "unknown: HfHubHTTPError: Client error '401 Unauthorized'" in ended.stdout
     assert "forbidden: HfHubHTTPError: 403 Forbidden" in ended.stdout
     assert token_leaks(hub, folder, ended.stdout, ended.stderr) == []
-
-
-def test_saved_arguments_carry_no_token_and_copies_keep_all(make_trainer: Callable[..., Any]) -> None:
-    trainer = make_trainer(LBETrainer, bert(), token_rows(8), hub_token=TOKEN, lbe_beta=0.3)
-    trainer.save_model()
-    saved = Path(trainer.args.output_dir, "training_args.bin").read_bytes()
-    assert TOKEN.encode() not in saved
-    loaded = torch.load(io.BytesIO(saved), weights_only=False)
-    assert (loaded.lbe_beta, loaded.hub_token) == (0.3, None)
-    for kept in (trainer.args, copy.copy(trainer.args), copy.deepcopy(trainer.args)):
-        assert kept.hub_token == TOKEN
-    assert pickle.loads(pickle.dumps(trainer.args)).hub_token == TOKEN
-
-
-@dataclass
-class WithTokens(LBETrainingArguments):
-    eos_token: str = "<eos>"
-
-
-def test_only_tokens_of_the_hub_are_left_out(make_trainer: Callable[..., Any]) -> None:
-    """TRL's configurations have an eos_token and a pad_token."""
-    trainer = make_trainer(LBETrainer, bert(), token_rows(8), cls=WithTokens, hub_token=TOKEN)
-    trainer.save_model()
-    loaded = torch.load(Path(trainer.args.output_dir, "training_args.bin"), weights_only=False)
-    assert (loaded.eos_token, loaded.hub_token) == ("<eos>", None)
 
 
 def test_the_trap_for_the_token_works(hub: Hub, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from transformers import (
 
 from lbe_hf import LBETrainer
 from lbe_hf.moments import Plan
+from lbe_hf.monitor import Means
+from lbe_hf.regularizer import LBERegularizer
+from lbe_hf.reporting import Reporter
 
 Make = Callable[..., Any]
 
@@ -121,3 +124,17 @@ def test_a_layer_that_lets_nothing_through_is_named_once(make_trainer: Make, war
     (text,) = [text for text in warnings_of() if "Newly collapsed" in text]
     assert "the last 2 of 4 layers" in text  # what is constant stays so in the layer above
     assert text.endswith(": hidden_states[2], hidden_states[3]")
+
+
+def test_only_the_first_process_warns_of_collapsed_layers(warnings_of: Any) -> None:
+    means = Means(task_loss=1.0, lbe_loss=0.1, unmeasured=0.0, reversing=0.0, entropies=[0.5, 0.0])
+    for prints, warnings in ((False, 0), (True, 1)):
+        Reporter(prints).log_line(means, LBERegularizer(2), ["lower", "upper"], by_layer=False)
+        assert len([text for text in warnings_of() if text.endswith("Newly collapsed: upper")]) == warnings
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_run_whose_loss_is_not_finite_is_not_told_that_its_penalty_was_small(loss: float, warnings_of: Any) -> None:
+    means = Means(task_loss=loss, lbe_loss=loss, unmeasured=0.0, reversing=0.0, entropies=[0.5])
+    Reporter(prints=True).end(means, LBERegularizer(1))
+    assert warnings_of() == []

@@ -105,7 +105,7 @@ def test_integers_are_made_floats() -> None:
         ({"lbe_layers": 3}, "lbe_layers must be a list of at least one index"),
         ({"lbe_target_modules": "*.output"}, "is not a regular expression"),
         ({"lbe_target_modules": []}, "lbe_target_modules is empty"),
-        ({"lbe_target_modules": '["broken'}, "lbe_target_modules is not valid JSON"),
+        ({"lbe_target_modules": '["broken'}, "not a JSON list of names: Unterminated string"),
     ],
 )
 def test_refuses_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
