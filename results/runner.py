@@ -1,20 +1,23 @@
 """Executes the runs of a study, several at a time, and collects all raw results in one CSV file.
 
-A study can be killed at any time: the same command resumes with the runs that are not in its file.
+A study can be interrupted or killed at any time, its processes end with it, and the same command resumes with the runs
+that are not in its file.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+
+from glue_runs.grid.workers import do_in_workers
 
 
 class Run(Protocol):
@@ -51,6 +54,8 @@ def main(
                     sys.exit(f"Failed: {failed} of {len(missing)} runs, see above. The same command tries them again.")
     except Timeout:
         sys.exit(f"error: another process writes {path.name}: wait for it, or stop it.")
+    except KeyboardInterrupt:
+        sys.exit("Stopped; the same command resumes.")
 
 
 def _missing(plan: Callable[[pd.DataFrame], Iterable[Run]], path: Path) -> list[Run]:
@@ -64,15 +69,27 @@ def _missing(plan: Callable[[pd.DataFrame], Iterable[Run]], path: Path) -> list[
 def _execute(missing: list[Run], execute: Callable[..., pd.DataFrame], path: Path, workers: int) -> int:
     failed = 0
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        futures = {pool.submit(execute, run): run for run in missing}
-        for future in tqdm(as_completed(futures), total=len(futures)):
-            if future.exception() is None:
-                _append(future.result().assign(run=futures[future].name), path)
+    finished = do_in_workers(partial(_attempt, execute), _died, missing, workers=workers, threads=1, max_retries=0)
+    with closing(finished):
+        for run, result in tqdm(finished, total=len(missing)):
+            if isinstance(result, pd.DataFrame):
+                _append(result.assign(run=run.name), path)
             else:
                 failed += 1
-                tqdm.write(f"{futures[future].name}: {future.exception()!r}")
+                tqdm.write(f"{run.name}: {result}")
     return failed
+
+
+def _attempt(execute: Callable[..., pd.DataFrame], run: Run, deaths: int) -> tuple[Run, pd.DataFrame | str]:
+    """The results of a run, or its error."""
+    try:
+        return run, execute(run)
+    except Exception as error:
+        return run, repr(error)
+
+
+def _died(run: Run) -> tuple[Run, pd.DataFrame | str]:
+    return run, "its process died, perhaps for want of memory"
 
 
 def _append(lines: pd.DataFrame, path: Path) -> None:

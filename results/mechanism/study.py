@@ -6,9 +6,10 @@
 Trains with `examples/deep_bert.py`; needs the extra `examples`. All raw results are in `runs.csv`.
 """
 
+import math
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,22 @@ from training import arguments, by_step, deep_bert, sentences  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 SEEDS = range(100, 115)
-BETA, FLOOR, FIRST_STEPS = 2.0, 0.2, 100
+ALPHA, BETA, FIRST_STEPS = 0.5, 2.0, 100
+FLOOR = math.expm1(2 * ALPHA) / (math.pi * math.e)
+"""The variance of a unit whose entropy is alpha."""
 PAPERS_MODULES = r".*\.layer\.\d+\.output\.dense|.*\.pooler"
 
 
 class Floor(LBERegularizer):
-    """Without targets: penalizes only entropies below 0.2 nats."""
+    """Of mean variances instead of entropies: penalizes those below a floor, a collapsed layer as LBE does."""
 
-    def forward(self, entropies: Tensor) -> Tensor:
-        return self.beta * (FLOOR - entropies).relu().square().mean()
+    def forward(self, variances: Tensor) -> Tensor:
+        return self.beta * (ALPHA * (1 - variances / FLOOR).relu()).square().mean()
+
+
+def mean_variance(variance: Tensor) -> Tensor:
+    """In place of the entropy of each unit."""
+    return variance
 
 
 class OneSided(LBERegularizer):
@@ -94,12 +102,16 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
 
 
 def execute(run: Run) -> pd.DataFrame:
-    """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats."""
-    args = arguments(seed=run.seed, **{"lbe_beta": BETA, "lbe_alpha": 0.5, **ARGUMENTS[run.variant]})
-    with (
-        redirect_stdout(None),
-        patch("lbe_hf.targets.LBERegularizer", REGULARIZERS.get(run.variant, LBERegularizer)),
-    ):
+    """Train, and return a row for every 20 steps: accuracy and loss on the batches, entropies in nats.
+
+    With the floor, mean variances stand in the place of the entropies.
+    """
+    args = arguments(seed=run.seed, **{"lbe_beta": BETA, "lbe_alpha": ALPHA, **ARGUMENTS[run.variant]})
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(None))
+        stack.enter_context(patch("lbe_hf.targets.LBERegularizer", REGULARIZERS.get(run.variant, LBERegularizer)))
+        if run.variant == "floor":
+            stack.enter_context(patch("lbe_hf.entropy.unit_entropies", mean_variance))
         trainer = deep_bert.trainer_for(args, sentences(args), deep_bert.network(args))
         if run.variant == "first 100 steps":
             trainer.add_callback(OnlyFirstSteps(trainer))

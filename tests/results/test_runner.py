@@ -1,15 +1,20 @@
 """The runner of the studies: it resumes with what is missing, and every study can be started."""
 
+import os
 import runpy
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from filelock import FileLock
 from programs import ROOT
-from worker_tasks import StudyRun, fails_once
+from worker_tasks import StudyRun, dies, fails_once, tells_and_stays
 
 sys.path.append(str(ROOT / "results"))  # where its workers find it, too
 
@@ -41,6 +46,30 @@ def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(path: Path) -> No
     assert pd.read_csv(path)["run"].to_list() == ["good", "bad", "last"]
     assert Path("good.txt").read_text() == "executed\n"
     assert Path("bad.txt").read_text() == "executed\nexecuted\n"
+
+
+def test_a_run_whose_process_dies_has_failed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="Failed: 1 of 1 runs"):
+        runner.main("", lambda done: [StudyRun("bad")], dies, path)
+    assert "bad: its process died" in capsys.readouterr().out
+    assert not path.exists()
+
+
+def test_an_interrupt_ends_the_study_at_once(path: Path) -> None:
+    """With its process and the run that waits."""
+
+    def interrupt() -> None:
+        while not Path("first.pid").is_file():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(SystemExit, match="the same command resumes"):
+        runner.main("", lambda done: [StudyRun("first"), StudyRun("second")], tells_and_stays, path)
+    thread.join()
+    assert not psutil.pid_exists(int(Path("first.pid").read_text()))
+    assert not Path("second.pid").exists()
 
 
 def test_only_one_process_writes_the_file(path: Path) -> None:

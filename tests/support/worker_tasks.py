@@ -40,3 +40,14 @@ def fails_once(run: StudyRun) -> pd.DataFrame:
     if run.name == "bad" and Path("bad.txt").read_text().count("\n") == 1:
         raise RuntimeError("fails once")
     return pd.DataFrame({"score": [1.0]})
+
+
+def tells_and_stays(run: StudyRun) -> pd.DataFrame:
+    """Write the number of the process into a file, and stay."""
+    sleep_and_tell(f"{run.name}.pid", 0)
+    return pd.DataFrame()
+
+
+def dies(run: StudyRun) -> pd.DataFrame:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return pd.DataFrame()
