@@ -63,8 +63,9 @@ class AccuracyTrainer(LBETrainer):
         self.hits: list[Tensor] = []
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        labels = inputs["labels"]  # which label smoothing removes
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        self.hits.append((outputs["logits"].argmax(-1) == inputs["labels"]).float().mean())
+        self.hits.append((outputs["logits"].argmax(-1) == labels).float().mean())
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -137,6 +138,7 @@ def draw(histories: dict[str, list[History]], folder: str) -> None:
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Train all models, draw the figures, print a summary by method, and return a table with one row per model."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    args.logging_steps = min(args.logging_steps, args.max_steps)
     table, histories = [], defaultdict(list)
     for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):
         args.seed, args.lbe_beta = seed, beta

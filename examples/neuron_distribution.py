@@ -76,8 +76,10 @@ def draw(layers: list[np.ndarray], folder: str) -> None:
     """Draw one row per layer, the first on top, and one column per unit."""
     figure = Figure(figsize=(9, 1.4 * len(layers)), layout="constrained")
     generator = np.random.default_rng(0)
-    for number, (row, values) in enumerate(zip(figure.subplots(len(layers), UNITS), layers, strict=True), 1):
-        for axes, unit in zip(row, generator.choice(values.shape[1], UNITS, replace=False), strict=True):
+    units = min(UNITS, layers[0].shape[1])
+    panels = figure.subplots(len(layers), units, squeeze=False)
+    for number, (row, values) in enumerate(zip(panels, layers, strict=True), 1):
+        for axes, unit in zip(row, generator.choice(values.shape[1], units, replace=False), strict=True):
             own = values[:, unit]
             axes.hist(own, bins=40, density=True, color="0.6")
             if own.std() > 0:

@@ -16,6 +16,7 @@ Choose settings by the column `validation`: the test images are evaluated once, 
 """
 
 import copy
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -221,6 +222,8 @@ def draw(histories: dict[str, Any], folder: str) -> None:
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Train all networks, draw the figures of the first seed, print the table, and return it."""
     args = parse(Arguments, defaults, argv)
+    if args.network == "mlp" and "delta_orthogonal" in args.init:
+        sys.exit("error: delta_orthogonal initializes convolutions: add --network cnn.")
     splits, table, histories = standardize(load_images(args)), [], {}
     for method, seed in product(methods(args), args.seeds):
         args.seed = seed

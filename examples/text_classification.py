@@ -7,6 +7,7 @@ Without a CSV file, the model learns whether generated sentences are grammatical
 evaluation. The script also takes all `LBETrainingArguments`. It needs the extra `demo`.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 from datasets import Dataset
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> LBETrainer:
     set_seed(args.seed)
     examples = Dataset.from_csv(args.csv) if args.csv else Dataset.from_list(generate("demo_cola", 480, args.seed))
     columns = [name for name, kind in examples.features.items() if name != "label" and "string" in kind.dtype]
+    if not 1 <= len(columns) <= 2:
+        sys.exit(f"error: {args.csv} must have one or two text columns beside label, not {len(columns)}: {columns}.")
     labels = (examples := examples.class_encode_column("label")).features["label"].names
     tokenizer = AutoTokenizer.from_pretrained(locate(args.model))
     examples = examples.map(lambda batch: tokenizer(*(batch[name] for name in columns), truncation=True), batched=True)

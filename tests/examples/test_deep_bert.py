@@ -14,9 +14,15 @@ def test_only_without_the_penalty_upper_layers_collapse(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "entropy.png"}
 
 
+def test_fewer_steps_than_between_two_log_lines_and_label_smoothing(tmp_path: Path) -> None:
+    arguments = "--depth 1 --max_steps 3 --label_smoothing_factor 0.1 --seeds 0 --use_cpu".split()
+    results = example("deep_bert").main([*arguments, "--output_dir", str(tmp_path)])
+    assert results["accuracy"].between(0, 1).all()
+
+
 def test_the_accuracy_is_that_of_the_batches(tmp_path: Path) -> None:
     """A shallow network learns the task in a hundred steps, whatever the trainer."""
-    arguments = "--depth 1 --max_steps 120 --seeds 3 4 --use_cpu".split()
+    arguments = "--depth 1 --max_steps 120 --seeds 3 --use_cpu".split()
     results = example("deep_bert").main([*arguments, "--output_dir", str(tmp_path)])
-    assert results["seed"].tolist() == [3, 3, 4, 4]
+    assert results["seed"].tolist() == [3, 3]
     assert (results["accuracy"] > 0.9).all()

@@ -44,6 +44,11 @@ def test_descriptions(neuron_distribution: ModuleType) -> None:
     assert described["entropy"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_one_narrow_layer_is_drawn(neuron_distribution: ModuleType, tmp_path: Path) -> None:
+    neuron_distribution.draw([np.random.default_rng(0).normal(size=(20, 3))], str(tmp_path))
+    assert (tmp_path / "neuron_distribution.png").stat().st_size > 1000
+
+
 def test_paper(neuron_distribution: ModuleType) -> None:
     """DESIGN.md has the table of what the authors' script sets."""
     args = neuron_distribution.parse(neuron_distribution.Arguments, neuron_distribution.defaults, ["--paper"])

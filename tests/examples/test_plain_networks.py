@@ -34,6 +34,11 @@ def test_only_with_the_penalty_convolutions_leave_chance(networks: ModuleType, t
     assert accuracy["LBETrainer"] > 0.3
 
 
+def test_an_initialization_of_convolutions_is_refused_for_dense_layers(networks: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="add --network cnn"):
+        networks.main(["--init", "default", "delta_orthogonal"])
+
+
 def test_he_initialization_needs_no_penalty(networks: ModuleType, tmp_path: Path) -> None:
     arguments = "--depth 20 --width 64 --num_train_epochs 5 --use_cpu --init he --lbe_beta 0".split()
     results = networks.main([*arguments, "--output_dir", str(tmp_path)])

@@ -22,6 +22,13 @@ def test_generated_sentences_and_the_encoder_of_the_extra(tmp_path: Path) -> Non
     assert len(trainer.train_dataset) == 4 * len(trainer.eval_dataset)
 
 
+def test_a_csv_with_three_columns_of_text_is_refused(tmp_path: Path, tiny_encoder: str) -> None:
+    csv = tmp_path / "mine.csv"
+    pd.DataFrame({"label": ["a", "b"], "id": ["x", "y"], "question": "q", "answer": "a"}).to_csv(csv, index=False)
+    with pytest.raises(SystemExit, match="must have one or two text columns beside label, not 3"):
+        example("text_classification").main([*QUICK, "--csv", str(csv), "--output_dir", str(tmp_path)])
+
+
 @pytest.mark.parametrize("texts", [["text"], ["question", "answer"]])
 def test_a_csv_of_the_users_own(texts: list[str], tmp_path: Path, tiny_encoder: str) -> None:
     labels = ["low", "middle", "high"] * 20
