@@ -12,6 +12,8 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     healthy, broken = (pd.read_csv(HERE / f"{name}.csv", keep_default_na=False) for name in ("healthy", "broken"))
+    # Redundancy is an observation: it is no false alarm in a healthy model, and no fault found in a changed one.
+    one_direction, broken = (broken[(broken["fault"] == "one direction") == wanted] for wanted in (True, False))
     groups = healthy.groupby("group", sort=False)
     print("| healthy models | number | false alarms | lowest variance share | most dead units |")
     print("| --- | --- | --- | --- | --- |")
@@ -28,7 +30,8 @@ def main() -> None:
         print(f"| {fault} | {' | '.join(cells)} | {own['hit'].sum()} of {len(own)} |")
     print()
     redundant = healthy[healthy["found"].str.contains("redundant")]
-    print(f"Reported as redundant, which is no fault: {len(redundant)} of the healthy models.")
+    print(f"Reported as redundant, which is no fault: {len(redundant)} of the healthy models, and")
+    print(f"{one_direction['hit'].sum()} of {len(one_direction)} models whose examples differ in one direction only.")
     print(f"Faults found: {broken['hit'].sum()} of {len(broken)}.")
 
 

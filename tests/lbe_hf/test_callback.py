@@ -27,6 +27,17 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def page() -> None:
+    """For tests that read the page, which takes a second to draw."""
+
+
+@pytest.fixture(autouse=True)
+def draw_only_if_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "page" not in request.fixturenames:
+        monkeypatch.setattr("lbe_hf.callback.can_draw", lambda: False)
+
+
 def is_flow(line: dict[str, Any]) -> bool:
     return "flow/dead_units" in line
 
@@ -224,6 +235,15 @@ def test_one_warning_when_the_verdict_gets_worse(
     assert "hidden_states[2]" in text
     assert "lower the learning rate" in text.lower()
     assert json.loads(Path(trainer.args.output_dir, "information_flow.json").read_text())["events"][0]["step"] == 4
+
+
+def test_the_page_shows_the_maps_and_the_event(page: None, make_trainer: Make) -> None:
+    callbacks = [Collapsing(2, 0.0), InformationFlowCallback(every_steps=1)]
+    trainer = make_trainer(Trainer, tiny.bert(), token_rows(16), {"callbacks": callbacks}, cls=TrainingArguments)
+    trainer.train()
+    text = Path(trainer.args.output_dir, "information_flow.html").read_text(encoding="utf-8")
+    assert "<svg" in text
+    assert "Collapsed from hidden_states[2] on" in text
 
 
 def test_dropout_does_not_hide_a_collapsed_layer(make_trainer: Make) -> None:

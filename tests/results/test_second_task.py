@@ -51,7 +51,7 @@ def test_the_text_is_pythons_documentation_and_its_end_is_held_out(study: Module
     assert text.startswith(spelled(training) + spelled(held_out))
     lines = {line.strip() for line in spelled(training).splitlines()}
     seen = sum(len(line) for line in spelled(held_out).splitlines() if len(line) > 20 and line.strip() in lines)
-    assert seen / len(spelled(held_out)) < 0.03  # such as "The following example", and 0.1 with "compound"
+    assert seen / len(spelled(held_out)) < 0.03  # such as "The following example", and 0.08 with "compound"
     assert 0.09 < len(held_out) / (len(training) + len(held_out)) < 0.11
 
 

@@ -12,6 +12,17 @@ from glue_runs.analysis.report import main, write_report
 SEEDS = (1, 2, 3)
 
 
+@pytest.fixture
+def figures() -> None:
+    """For tests that need the figures, which take seconds; `test_figures.py` looks at them."""
+
+
+@pytest.fixture(autouse=True)
+def draw_only_if_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr("glue_runs.analysis.figures.draw", lambda *args: [])
+
+
 def table(report: str, heading: str) -> list[dict[str, str]]:
     """The rows of the table below a heading."""
     below = report.split(f"## {heading}\n")[1].split("\n## ")[0]
@@ -240,10 +251,15 @@ def test_without_matplotlib_the_tables_still_come(
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_as_a_command(tmp_path: Path, unequal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_a_command(
+    figures: None, tmp_path: Path, unequal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = made_up_grid(tmp_path / "grid", unequal)
     assert main([str(folder.path)]) == 0
-    assert capsys.readouterr().out.startswith("All 9 runs are done.")
+    printed = capsys.readouterr().out
+    assert printed.startswith("All 9 runs are done.")
+    assert "![scores](scores.png)" in printed
+    assert (folder.path / "scores.png").stat().st_size > 1000
     result = folder.run_dir("run03") / "result.json"
     result.write_text(result.read_text()[:100])
     for arguments, message in (
@@ -284,7 +300,7 @@ def test_folder_that_cannot_be_written(
 
 
 def test_figure_that_cannot_be_written(
-    tmp_path: Path, unequal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    figures: None, tmp_path: Path, unequal: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
     made_up_grid(tmp_path, unequal)
