@@ -178,7 +178,7 @@ def show_open_question(runs: pd.DataFrame) -> None:
         }
         for name, own in lines.items()
     }
-    show("The open question: a lower learning rate instead", pd.DataFrame(table).T.rename_axis("48 layers"))
+    show("A lower learning rate instead", pd.DataFrame(table).T.rename_axis("48 layers"))
 
 
 def show_onset(steps: pd.DataFrame) -> None:

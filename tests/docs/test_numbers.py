@@ -10,6 +10,7 @@ from studies import (
     deep_bert,
     ends,
     grid,
+    judged_rivals,
     mcnemar,
     penalties_of_healthy_encoders,
     setting,
@@ -62,6 +63,24 @@ def test_the_first_setting(steps: pd.DataFrame) -> None:
         f"{trained(lbe)} runs, {trained(none)} without: p = {mcnemar(lbe, none):.2g}, "
         f"with Holm's correction {holm:.2g}, so not shown"
     )
+
+
+def test_tuned_rivals() -> None:
+    trained, median = judged_rivals()
+    assert answers()["Both tuned, on fifteen fresh seeds: how many runs train?"] == (
+        f"{trained['LBE']} with LBE, {trained['none']} without it: no difference shown"
+    )
+    page = (ROOT / "results" / "tuned_rivals" / "README.md").read_text(encoding="utf-8")
+    (p,) = (log_rank for rival, _, log_rank in table(page, "LBE against | McNemar") if rival == "none")
+    assert answers()["How fast?"] == (
+        f"Median of {median['LBE']} steps to an accuracy of 0.95 with LBE, {median['none']} without it: "
+        f"p = {p.replace(' (', ', with Holm' + chr(39) + 's correction ').rstrip(')')}"
+    )
+    others = {"Pre-LayerNorm": "prelayernorm", "GPT-2's initialization": "gpt2", "DeepNorm's": "deepnorm"}
+    assert answers()["Is another initialization or normalization better?"] == "; ".join(
+        f"{name}: {trained[rival]}, {median[rival]} steps" for name, rival in others.items()
+    )
+    assert f"takes {median['none'] - median['LBE']} of 400 steps longer" in EVIDENCE
 
 
 def test_robustness() -> None:

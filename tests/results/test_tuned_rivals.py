@@ -6,10 +6,13 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from pages import table
 from programs import ROOT, program
-from studies import deep_bert, ends, setting, settings_that_train
+from studies import deep_bert, ends, judged_rivals, setting, settings_that_train
 
 LINES = 20  # of a run: one for every 20 of 400 steps
+PAGE = (ROOT / "results" / "tuned_rivals" / "README.md").read_text(encoding="utf-8")
+SUMMARY = " ".join(PAGE[: PAGE.index("## What was done")].split())
 
 
 @pytest.fixture(scope="module")
@@ -101,24 +104,42 @@ def test_the_choice_is_that_of_all_seeds_of_all_settings(study: ModuleType, draw
     assert choice.chosen(done)["learning_rate"].item() == choice.chosen(every)["learning_rate"].item()
 
 
-def test_the_page_has_the_tables_and_its_summary_their_sums(
-    report: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "results" / "tuned_rivals" / "README.md").read_text(encoding="utf-8")
+def test_the_page_has_the_tables(report: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main()
+    _, *printed = capsys.readouterr().out.splitlines()  # the first line counts the runs
+    assert set(printed) <= set(PAGE.splitlines())
+
+
+def test_the_summary_has_what_became_of_the_judged_runs() -> None:
+    trained, median = judged_rivals()
+    assert f"{trained['none']} runs train, with LBE (1e-3) {trained['LBE']}." in SUMMARY
+    assert f"To an accuracy of 0.95 they take a median of {median['none']} and {median['LBE']} steps" in SUMMARY
+    assert f"trains {trained['prelayernorm']} runs, with a median of {median['prelayernorm']} steps" in SUMMARY
+    for rival in ("gpt2", "deepnorm"):
+        assert f"train {trained[rival]} runs each, with a median of {median[rival]} steps" in SUMMARY
+
+
+def test_the_p_values_of_the_summary_are_those_of_the_table() -> None:
+    p_values = {row[0]: row[2] for row in table(PAGE, "LBE against | McNemar")}
+    plain, corrected = re.findall(r"log-rank test, p = ([\d.]+), corrected ([\d.]+)\)", SUMMARY)[0]
+    assert p_values["none"] == f"{plain} ({corrected})"
+    (pre,) = re.findall(r"faster or slower \(p = ([\d.]+)\)", SUMMARY)
+    assert p_values["prelayernorm"] == f"{pre} ({pre})"
+    for rival in ("gpt2", "deepnorm"):
+        assert float(p_values[rival].split("(")[1][:-1]) < 1e-5
+
+
+def test_the_summary_has_the_sums_of_the_robustness() -> None:
     lines = pd.read_csv(ROOT / "results" / "tuned_rivals" / "runs.csv")
-    report.robustness(report.cells(report.choice.rivals(lines)))
-    printed = capsys.readouterr().out
-    assert set(printed.splitlines()) <= set(page.splitlines())
-    summary = " ".join(page[: page.index("## What was done")].split())
     low, every = (1e-4, 2e-4, 3e-4), (1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
     for claim, rates in {
-        "With LBE (alpha 0.5, beta 2) {} runs train, without it {}": every,
+        "{} runs train with LBE (alpha 0.5, beta 2), without it {}": every,
         "{} runs train with LBE and {} without": (1e-3,),
         "At 5e-4 it is {} and {}": (5e-4,),
     }.items():
-        assert claim.format(*(settings_that_train(beta, *rates) for beta in (2, 0))) in summary
-    assert f"without it {settings_that_train(0, *low)} train, with it {settings_that_train(2, *low)}" in summary
-    (shown,) = re.findall(r"The other (\d+ end at an accuracy of [\d.]+ to [\d.]+)", summary)
+        assert claim.format(*(settings_that_train(beta, *rates) for beta in (2, 0))) in SUMMARY
+    assert f"without it {settings_that_train(0, *low)} train, with it {settings_that_train(2, *low)}" in SUMMARY
+    (shown,) = re.findall(r"The other (\d+ end at an accuracy of [\d.]+ to [\d.]+)", SUMMARY)
     last = lines[(lines["step"] > 300) & (lines["alpha"] == 0.5) & (lines["beta"] == 2) & (lines["seed"] < 3)]
     accuracy = last[last["learning_rate"].isin(low)].groupby("run")["accuracy"].mean()
     short = accuracy[accuracy <= 0.95]
@@ -127,6 +148,12 @@ def test_the_page_has_the_tables_and_its_summary_their_sums(
     fresh = steps[steps["seed"] >= 5]
     with_lbe, without = (ends(fresh, **setting(*each))["trained"] for each in ((2.0, 0.5), (0.0,)))
     claim = f"{with_lbe.sum()} of {len(with_lbe)} runs train with LBE and {without.sum()} of {len(without)} without"
-    assert claim in summary
-    (difference,) = re.findall(r"difference of ([\d.]+) in the share of settings, [\d.]+ to [\d.]+", summary)
-    assert f"Mean difference {difference}, " in printed
+    assert claim in SUMMARY
+    ((mean, interval),) = re.findall(r"difference of ([\d.]+) in the share of settings, ([\d.]+ to [\d.]+)", SUMMARY)
+    assert f"Mean difference {mean}, Student's interval {interval}." in PAGE
+    border = lines[(lines["initialization"] == "default") & (lines["beta"] == 0) & (lines["learning_rate"] == 5e-4)]
+    border = border[(border["seed"] < 3) & (border["step"] > 300)]
+    border = border.groupby(["max_grad_norm", "run"])["accuracy"].mean()
+    failures = border[border <= 0.95].index.get_level_values("max_grad_norm")
+    assert f"the {len(failures)} failures have a clipping of {set(failures).pop():g}" in SUMMARY
+    assert len(set(failures)) == 1

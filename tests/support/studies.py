@@ -27,6 +27,21 @@ def settings_that_train(beta: float, *learning_rates: float) -> str:
     return f"{(accuracy > 0.95).sum()} of {len(accuracy)}"
 
 
+def judged_rivals() -> tuple[dict[str, str], dict[str, int]]:
+    """Of each rival on the fresh seeds: runs that trained, of how many; the median step to 0.95, which all reach."""
+    lines = pd.read_csv(RESULTS / "tuned_rivals" / "runs.csv")
+    lines = lines[lines["seed"] >= 100]
+    lines = lines.assign(rival=lines["initialization"].replace("default", "none").mask(lines["beta"] > 0, "LBE"))
+    trained = lines[lines["step"] > 300].groupby(["rival", "seed"])["accuracy"].mean() > 0.95
+    steps = lines[lines["accuracy"] > 0.95].groupby(["rival", "seed"])["step"].min()
+    assert steps.index.equals(trained.index)
+    counts = trained.groupby("rival").agg(["sum", "size"])
+    return (
+        {str(rival): f"{own['sum']} of {own['size']}" for rival, own in counts.iterrows()},
+        {str(rival): round(step) for rival, step in steps.groupby("rival").median().items()},
+    )
+
+
 def ends(steps: pd.DataFrame, **settings: object) -> pd.DataFrame:
     """What became of the runs with these settings, by seed."""
     for name, value in ({"decay": "none", "warmup_steps": 0, "depth": 48, "learning_rate": 1e-3} | settings).items():
