@@ -1,8 +1,9 @@
 """Counts, intervals and tests shared by the reports of the studies."""
 
-import numpy as np
 import pandas as pd
 from scipy import stats
+
+from glue_runs.analysis import comparison
 
 
 def count(outcome: pd.Series) -> str:
@@ -34,9 +35,8 @@ def student(values: pd.Series, confidence: float = 0.95) -> tuple[float, float, 
 
 
 def holm(p_values: pd.Series) -> pd.Series:
-    """Holm's correction: the k-th smallest of n p-values is multiplied by n - k + 1, without changing their order."""
-    ordered = p_values.sort_values()
-    return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1.0)
+    """Holm's correction for the number of p-values, with the same index."""
+    return pd.Series(comparison.holm(p_values.tolist()), p_values.index, dtype=float)
 
 
 def show(title: str, table: pd.DataFrame) -> None:

@@ -69,7 +69,7 @@ def comparisons(fresh: pd.DataFrame) -> pd.DataFrame:
         log_rank = stats.logrank(censored(own["step"]), censored(other["step"])).pvalue
         table[rival] = {"McNemar": mcnemar(pairs["trained"], pairs["trained_other"]), "log-rank": log_rank}
     p_values = pd.DataFrame(table).T.rename_axis("LBE against")
-    return p_values.apply(lambda p: [f"{one:.2g} ({both:.2g})" for one, both in zip(p, holm(p)[p.index], strict=True)])
+    return p_values.apply(lambda p: [f"{one:.2g} ({both:.2g})" for one, both in zip(p, holm(p), strict=True)])
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from programs import example
 
 
 def test_only_without_the_penalty_upper_layers_collapse(tmp_path: Path) -> None:
-    arguments = "--depth 24 --learning_rate 2e-3 --lr_scheduler_type constant --max_steps 60 --seeds 0 1 --use_cpu"
+    arguments = "--depth 24 --learning_rate 2e-3 --lr_scheduler_type constant --max_steps 60 --seeds 1 --use_cpu"
     results = example("deep_bert").main([*arguments.split(), "--output_dir", str(tmp_path)])
     lowest = results.groupby("trainer")["lowest_entropy"].min()
     assert lowest["Trainer"] < 0.01

@@ -1,6 +1,7 @@
 """Where the learnable targets are kept: in the checkpoints, and nowhere else."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,20 +140,23 @@ def test_checkpoint_of_an_older_version_has_no_names(make_trainer: Make, tmp_pat
     assert_same(state(resumed), state(whole))
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", TARGETS_NAME])
-def test_a_file_that_is_missing_from_a_checkpoint_is_named(
-    make_trainer: Make, tmp_path: Path, warnings_of: Any, name: str
+def test_files_that_are_missing_from_a_checkpoint_are_named(
+    make_trainer: Make, tmp_path: Path, warnings_of: Any
 ) -> None:
     make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS).train()
-    checkpoint = tmp_path / "run" / "checkpoint-4"
-    trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
-    trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert not [text for text in warnings_of() if "uninterrupted run" in text]
-    (checkpoint / name).unlink()
-    trainer = make_trainer(LBETrainer, bert(), token_rows(16), **SETTINGS)
-    trainer.train(resume_from_checkpoint=str(checkpoint))
-    (warning,) = [text for text in warnings_of() if "uninterrupted run" in text]
-    assert f"{checkpoint} has no {name}: " in warning
+    checkpoint, damaged = tmp_path / "run" / "checkpoint-4", tmp_path / "damaged"
+    warnings: list[str] = []
+    for missing in ((), ("optimizer.pt",), ("scheduler.pt",), ("rng_state.pth",), (TARGETS_NAME,)):
+        shutil.copytree(checkpoint, damaged)
+        for name in missing:
+            (damaged / name).unlink()
+        trainer = make_trainer(LBETrainer, bert(), token_rows(16), **{**SETTINGS, "save_strategy": "no"})
+        trainer.train(resume_from_checkpoint=str(damaged))
+        warnings += [f"{damaged} has no {name}: " for name in missing]
+        found = [text for text in warnings_of() if "uninterrupted run" in text]
+        assert len(found) == len(warnings)
+        assert all(expected in text for expected, text in zip(warnings, found, strict=True))
+        shutil.rmtree(damaged)
 
 
 @pytest.mark.parametrize("save_only_model", [False, True])

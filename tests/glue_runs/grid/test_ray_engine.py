@@ -234,7 +234,7 @@ def test_an_address_where_nothing_listens(
 
 def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: the tests of --engine ray did not run")
-    monkeypatch.setattr("glue_runs.grid.ray_engine._PATIENCE_TO_JOIN", 8)
+    monkeypatch.setattr("glue_runs.grid.ray_engine._PATIENCE_TO_JOIN", 1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(InputError, match=re.escape(f"{address} does not answer (it is no Ray cluster, or")):
