@@ -12,9 +12,9 @@ _TOKENS = {"hub_token", "push_to_hub_token"}
 
 @contextmanager
 def tokens_left_out(args: Any) -> Iterator[None]:
-    """Context in which arguments of this class are pickled without Hub tokens, as `Trainer` pushes them.
+    """Context in which arguments of this class are pickled without Hub tokens.
 
-    `Trainer` writes its arguments to `training_args.bin`, beside the weights.
+    `Trainer` writes its arguments to `training_args.bin` beside the weights, and pushes both.
     """
     kind = type(args)
     before = copyreg.dispatch_table.get(kind)

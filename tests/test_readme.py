@@ -87,7 +87,7 @@ def test_deep_bert() -> None:
     assert cells("1e-3: runs that train") == [trained(none), trained(lbe)]
     high, border, low = (1e-3,), (5e-4,), (1e-4, 2e-4, 3e-4)
     for ending, rates in {
-        "warm-up and clipping, at 1e-3": high,
+        "six settings, at 1e-3": high,
         "at 5e-4": border,
         "3e-4": low,
     }.items():

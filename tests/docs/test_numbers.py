@@ -16,6 +16,7 @@ from studies import (
     setting,
     settings_that_train,
     short,
+    variants_that_train,
 )
 
 DOCS = ROOT / "docs"
@@ -81,6 +82,18 @@ def test_tuned_rivals() -> None:
         f"{name}: {trained[rival]}, {median[rival]} steps" for name, rival in others.items()
     )
     assert f"takes {median['none'] - median['LBE']} of 400 steps longer" in EVIDENCE
+
+
+def test_mechanism() -> None:
+    trained = variants_that_train()
+    assert answers()["Which part of the penalty is needed?"] == (
+        f"LBE trains {trained['LBE']} runs; without the pull downward {trained['one-sided']}, on the paper's modules "
+        f"{trained['feed-forward and pooler']}, with a floor on the variance {trained['floor']}"
+    )
+    assert answers()["Which part is not shown to matter?"] == (
+        f"With fixed targets {trained['targets fixed']}, with the penalty for 100 steps only "
+        f"{trained['first 100 steps']}, in the additive form {trained['additive']}"
+    )
 
 
 def test_robustness() -> None:

@@ -49,7 +49,7 @@ def test_autocasting_of_accelerate_replaces_nothing() -> None:
         prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(bert())
         assert "forward" in vars(prepared)
         assert not is_replaced(prepared)
-        prepared._is_accelerate_prepared = False  # accelerate 1.10 to 1.12 prepare a model again
+        prepared._is_accelerate_prepared = False  # which accelerate 1.10 to 1.12 do not look at
         again = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(prepared)
         assert not is_replaced(again)
         again.forward = MethodType(lambda self, **inputs: None, again)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hub_server import TOKEN
 from tiny import bert, token_rows
 from transformers import TrainingArguments
+from trl import SFTConfig
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 
@@ -33,8 +35,10 @@ class WithTokens(LBETrainingArguments):
     eos_token: str = "<eos>"
 
 
-def test_arguments_of_transformers_carry_no_token_either(make_trainer: Callable[..., Any]) -> None:
-    trainer = make_trainer(LBETrainer, bert(), token_rows(8), cls=TrainingArguments, hub_token=TOKEN)
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # TRL's
+@pytest.mark.parametrize("kind", [TrainingArguments, SFTConfig])
+def test_arguments_of_other_libraries_carry_no_token_either(make_trainer: Callable[..., Any], kind: type) -> None:
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8), cls=kind, hub_token=TOKEN, bf16=False)
     trainer.save_model()
     saved = Path(trainer.args.output_dir, "training_args.bin").read_bytes()
     assert TOKEN.encode() not in saved

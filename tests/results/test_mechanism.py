@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from programs import program
+from pages import table
+from programs import ROOT, program
+from studies import variants_that_train
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,23 @@ def test_the_report_compares_each_variant_with_lbe() -> None:
     )
     column = report.variants(runs)["p (with Holm's correction)"].fillna("").to_dict()
     assert column == {"LBE": "", "none": "", "floor": "0.0078 (0.016)", "additive": "1 (1)"}  # 2 / 2^8
+
+
+def test_the_page_has_the_table_and_its_summary_the_runs_and_p_values(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "results" / "mechanism" / "README.md").read_text(encoding="utf-8")
+    program("results/mechanism/report.py").main()
+    _, *printed = capsys.readouterr().out.splitlines()  # the first line counts the runs
+    assert set(printed) <= set(page.splitlines())
+    summary = " ".join(page[: page.index("## What was done")].split())
+    trained = variants_that_train()
+    assert f"alpha 0.5 and beta 2, learns in {trained['LBE']} runs" in summary
+    corrected = {row[0]: float(row[3].partition("(")[2][:-1]) for row in table(page, "variant | trained") if row[3]}
+    needed = {variant for variant, p in corrected.items() if p < 0.05}
+    for variant, verb in {"one-sided": "trains", "feed-forward and pooler": "train", "floor": "train"}.items():
+        runs = "runs trains" if verb == "trains" else "runs train"
+        assert f"{trained[variant]} {runs} (corrected p = {corrected[variant]:.2g})" in summary
+        needed.remove(variant)
+    assert needed == set()
+    for variant in ("targets fixed", "first 100 steps", "additive"):
+        assert f"{trained[variant]} runs train with" in summary
+    assert f"The page makes {len(corrected)} tests." in " ".join(page.split())

@@ -42,6 +42,15 @@ def judged_rivals() -> tuple[dict[str, str], dict[str, int]]:
     )
 
 
+def variants_that_train() -> dict[str, str]:
+    """Of LBE and each variant of the penalty the runs that trained, and of how many."""
+    lines = pd.read_csv(RESULTS / "mechanism" / "runs.csv")
+    accuracy = lines[lines["step"] > 300].groupby(["variant", "seed"])["accuracy"].mean()
+    counts = (accuracy > 0.95).groupby("variant").agg(["sum", "size"])
+    counts = {str(variant): f"{own['sum']} of {own['size']}" for variant, own in counts.iterrows()}
+    return {"LBE": judged_rivals()[0]["LBE"], **counts}
+
+
 def ends(steps: pd.DataFrame, **settings: object) -> pd.DataFrame:
     """What became of the runs with these settings, by seed."""
     for name, value in ({"decay": "none", "warmup_steps": 0, "depth": 48, "learning_rate": 1e-3} | settings).items():
