@@ -48,14 +48,12 @@ class Run:
 
 
 def plan(done: pd.DataFrame) -> Iterator[Run]:
-    """All runs, seed by seed; runs without LBE only for the tasks on which scores are compared.
+    """All runs, the quick ones first; runs without LBE only for the tasks on which scores are compared.
 
     The runs of the deep transformer at beta 2 are those of the judgement of LBE in `results/tuned_rivals`.
     """
-    for seed in range(41, 49):
-        yield from (Run(task, seed, beta) for task, beta in product(("cola", "mrpc"), (0.0, *BETAS)))
-    for seed in range(100, 115):
-        yield from (Run("rescue", seed, beta) for beta in BETAS if beta != 2)
+    yield from (Run("rescue", seed, beta) for seed, beta in product(range(100, 115), BETAS) if beta != 2)
+    yield from (Run(task, seed, beta) for seed, task, beta in product(range(41, 49), ("cola", "mrpc"), (0.0, *BETAS)))
 
 
 def execute(run: Run) -> pd.DataFrame:
