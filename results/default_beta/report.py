@@ -15,9 +15,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from inference import count, interval, show, student  # noqa: E402
-from outcomes import TUNED_RIVALS, outcomes, with_lbe  # noqa: E402
+from outcomes import ACCURACY, TUNED_RIVALS, outcomes, with_lbe  # noqa: E402
 
 TASKS = ("cola", "mrpc")
+RESCUED, HARM = 12, -1.0
+"""At least so many runs train, and the bound of the difference, in points, is above this."""
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -27,19 +29,31 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = {}
     for beta in sorted(runs.loc[runs["beta"] > 0, "beta"].unique()):
-        rescued = runs[(runs["task"] == "rescue") & (runs["beta"] == beta)]["score"] > 0.95
-        rows[beta] = {"trained": f"{count(rescued)} ({interval(rescued)})" if len(rescued) else ""}
+        trained = rescued(runs, beta)
+        rows[beta] = {"trained": f"{count(trained)} ({interval(trained)})"}
         for task in TASKS:
-            differences = 100 * harm(runs, task, beta)
+            differences = harm(runs, task, beta)
             mean, low, _ = student(differences, confidence=0.9)
             rows[beta][f"{task}: difference (bound), {len(differences)} seeds"] = f"{mean:+.2f} ({low:+.2f})"
+        rows[beta]["does both"] = "yes" if does_both(runs, beta) else "no"
     return pd.DataFrame(rows).T.rename_axis("beta")
 
 
+def does_both(runs: pd.DataFrame, beta: float) -> bool:
+    """Whether this beta rescues the deep transformer and does no harm on either task."""
+    bounds = [student(harm(runs, task, beta), confidence=0.9)[1] for task in TASKS]
+    return bool(rescued(runs, beta).sum() >= RESCUED) and min(bounds) > HARM
+
+
+def rescued(runs: pd.DataFrame, beta: float) -> pd.Series:
+    """Whether each run of the deep transformer trained."""
+    return runs[(runs["task"] == "rescue") & (runs["beta"] == beta)]["score"] > ACCURACY
+
+
 def harm(runs: pd.DataFrame, task: str, beta: float) -> pd.Series:
-    """Differences of the scores to those without LBE, by seed."""
+    """Differences of the scores to those without LBE in points, by seed."""
     by_beta = runs[runs["task"] == task].pivot(index="seed", columns="beta", values="score")
-    return (by_beta[beta] - by_beta[0.0]).dropna()
+    return 100 * (by_beta[beta] - by_beta[0.0]).dropna()
 
 
 def at_beta_2(lines: pd.DataFrame) -> pd.DataFrame:

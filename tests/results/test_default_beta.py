@@ -54,3 +54,22 @@ def test_the_report_reads_beta_2_from_the_judgement_of_lbe() -> None:
     mean = sum(differences) / 8
     error = (sum((each - mean) ** 2 for each in differences) / 7 / 8) ** 0.5
     assert row["cola: difference (bound), 8 seeds"] == f"{mean:+.2f} ({mean - 1.894579 * error:+.2f})"  # t, 95%, 7
+
+
+@pytest.mark.parametrize(
+    ("trained", "mrpc", "expected"), [(12, 0.50, True), (11, 0.50, False), (12, 0.489, False)], ids=str
+)
+def test_the_rule_of_the_protocol(trained: int, mrpc: float, expected: bool) -> None:
+    """At least 12 of 15 runs train, and no task loses a point."""
+    scores = {"rescue": [1.0] * trained + [0.9] * (15 - trained), "cola": [0.52] * 8, "mrpc": [mrpc] * 8}
+    runs = pd.DataFrame(
+        [
+            {"task": task, "seed": seed, "beta": beta, "score": score}
+            for task, own in scores.items()
+            for beta, values in ((0.0, [0.50] * 8 if task != "rescue" else []), (0.5, own))
+            for seed, score in enumerate(values)
+        ]
+    )
+    report = program("results/default_beta/report.py")
+    assert report.does_both(runs, 0.5) is expected
+    assert report.table(runs).loc[0.5, "does both"] == ("yes" if expected else "no")
