@@ -141,6 +141,11 @@ class InformationFlowCallback(TrainerCallback):
         self._listening.close()
         if not state.is_world_process_zero:
             return
+        if not self.history.steps:
+            self._warn_unmeasured(
+                f"training ended at step {state.global_step}, before the first measurement was due. "
+                "Lower every_steps, or logging_steps, which it defaults to."
+            )
         self._write(Path(args.output_dir or "."), page=f"Information flow over {state.global_step} steps")
 
     def _write(self, folder: Path, page: str | None = None) -> None:

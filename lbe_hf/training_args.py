@@ -26,8 +26,7 @@ class LBEArguments:
             0.3, 0.5 and 0.8).
         lbe_alpha_min: lower bound of every target, in nats (default 0.2, as in the paper).
         lbe_alpha_learning_rate: constant learning rate of the targets. None (default): the current learning rate of
-            the model, as in the paper. At fine-tuning rates this changes a target by less than 0.03 nats over a whole
-            run.
+            the model, as in the paper. A step changes a target by at most about this rate.
         lbe_form: `"product"` (default): `task_loss * (1 + penalty)`, as in the paper, without the penalty if the task
             loss is zero or negative. `"additive"`: `task_loss + penalty`, where the penalty is the mean over the
             micro-batches of an optimizer step and over processes.

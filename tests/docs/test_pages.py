@@ -82,9 +82,13 @@ def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = vars(module)
     names["dataset"] = Dataset.from_dict({"text": others.texts(0)})
     names["model"], names["tokenizer"] = tiny.llama(), others.tokenizer()
-    trl, own_loop = (code for code, _ in blocks("trainers"))
-    run(trl.replace("LBEConfig(output_dir", "LBEConfig(use_cpu=True, output_dir"), names)
-    assert (names["trainer"].lbe.alpha != 0.5).all()  # type: ignore[attr-defined]
+    sentences = others.similarity(tmp_path)
+    names["sentence_model"], names["scored_pairs"] = sentences["model"], sentences["train_dataset"]
+    names["loss"] = sentences["loss"]
+    trl, sentence_transformers, own_loop = (code for code, _ in blocks("trainers"))
+    for code in (trl, sentence_transformers):
+        run(code.replace("output_dir", "use_cpu=True, output_dir"), names)
+        assert (names["trainer"].lbe.alpha != 0.5).all()  # type: ignore[attr-defined]
     run(own_loop, names)
     regularizer = names["regularizer"]
     assert (regularizer.alpha != 0.5).all()  # type: ignore[attr-defined]

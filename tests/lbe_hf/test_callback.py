@@ -182,6 +182,7 @@ def test_trackers_get_the_lines_though_they_come_first(make_trainer: Make) -> No
 @pytest.mark.parametrize(
     ("arguments", "steps"),
     [
+        ({"logging_steps": 500}, []),
         ({"logging_steps": 4}, [4, 8]),
         ({"logging_steps": 0.25}, [3, 6, 9]),
         ({"logging_steps": 4, "logging_first_step": True}, [1, 4, 8]),
@@ -190,7 +191,9 @@ def test_trackers_get_the_lines_though_they_come_first(make_trainer: Make) -> No
         ({"logging_strategy": "no"}, []),
     ],
 )
-def test_it_measures_at_each_log_line(arguments: dict[str, Any], steps: list[int], make_trainer: Make) -> None:
+def test_it_measures_at_each_log_line_and_says_if_there_was_none(
+    arguments: dict[str, Any], steps: list[int], make_trainer: Make, warnings_of: Any
+) -> None:
     callback = InformationFlowCallback()
     trainer = make_trainer(
         Trainer, tiny.bert(), token_rows(16), {"callbacks": [callback]}, cls=TrainingArguments,
@@ -198,6 +201,8 @@ def test_it_measures_at_each_log_line(arguments: dict[str, Any], steps: list[int
     )  # fmt: skip
     trainer.train()
     assert callback.history.steps == steps
+    warnings = [text for text in warnings_of() if "before the first measurement was due. Lower every_steps" in text]
+    assert len(warnings) == (0 if steps else 1)
 
 
 # ---- verdicts -------------------------------------------------------------------------------------------------------
