@@ -50,7 +50,8 @@ class Run:
 def plan(done: pd.DataFrame) -> Iterator[Run]:
     """All runs, those that decide first: fine-tuning with beta 2, because only that beta trained 12 of 15.
 
-    There are runs without LBE only for the tasks on which scores are compared. The runs of the deep transformer at beta 2 are those of the judgement of LBE in `results/tuned_rivals`.
+    There are runs without LBE only for the tasks on which scores are compared. The runs of the deep transformer at
+    beta 2 are those of the judgement of LBE in `results/tuned_rivals`.
     """
     yield from (Run("rescue", seed, beta) for seed, beta in product(range(100, 115), BETAS) if beta != 2)
     for betas in ((0.0, 2.0), (0.5,), (0.05,)):
