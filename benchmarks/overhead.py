@@ -140,7 +140,7 @@ def main() -> None:
         return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{ROWS} x {LENGTH} tokens, {device}, torch {torch.__version__}, {options.steps} steps each")
-    print("| model | precision | trainer | s/step | time ratio | peak MiB | memory ratio |")
+    print("| model | precision | trainer | s/step | time ratio (quartiles) | peak MiB | memory ratio |")
     print("|---|---|---|---|---|---|---|")
     for model in options.models:
         for precision in options.precisions:
@@ -148,9 +148,10 @@ def main() -> None:
             peaks = {kind: measure_peak(kind, model, precision) for kind in options.trainers}
             for kind in options.trainers:
                 base = times[options.trainers[0]]
-                ratio = statistics.median(a / b for a, b in zip(times[kind], base, strict=True))
+                low, ratio, high = statistics.quantiles([a / b for a, b in zip(times[kind], base, strict=True)], n=4)
                 print(
-                    f"| {model} | {precision} | {kind} | {statistics.median(times[kind]):.3f} | {ratio:.3f} "
+                    f"| {model} | {precision} | {kind} | {statistics.median(times[kind]):.3f} "
+                    f"| {ratio:.3f} ({low:.2f} to {high:.2f}) "
                     f"| {peaks[kind]:.0f} | {peaks[kind] / peaks[options.trainers[0]]:.3f} |",
                     flush=True,
                 )
