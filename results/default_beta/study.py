@@ -82,7 +82,7 @@ def fine_tuned(run: Run) -> float:
             "lbe_alpha": ALPHA,
             "lbe_beta": run.beta,
             "seed": run.seed,
-            "precision": "fp32",
+            "precision": "bf16",
             "use_cpu": "true",
             "disable_tqdm": "true",
             "save_strategy": "no",
