@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .entropy import measure_entropies
-from .moments import Samples, real_tokens
+from .moments import Samples, fitting, real_tokens
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Activation:
 
     name: str
     value: Tensor  # (B, ...)
-    mask: Tensor | None  # (B, T), True at real tokens; its shape may not match `value`, see `mask_fits`
+    mask: Tensor | None  # (B, T), True at real tokens; its shape may not match `value`, see `fitting_mask`
     version: int | None  # version counter of `value` when recorded; None if autograd does not track changes in place
 
     @staticmethod
@@ -29,9 +29,14 @@ class Activation:
         return Activation(name, value, mask, None if untracked else value._version)
 
     @property
-    def mask_fits(self) -> bool:
-        """Whether the mask matches the first two dimensions; a pooled `(B, D)` output has no positions to mask."""
-        return self.mask is not None and self.value.dim() > 2 and self.value.shape[:2] == self.mask.shape
+    def fitting_mask(self) -> Tensor | None:
+        """The mask if it matches the first two dimensions of `value`."""
+        return fitting(self.mask, self.value)
+
+    @property
+    def is_misfit(self) -> bool:
+        """Whether the mask does not match positions that `value` has, so that its padding cannot be left out."""
+        return self.mask is not None and self.value.dim() > 2 and self.fitting_mask is None
 
     def most_samples(self, samples: Samples) -> int:
         """Number of samples of a unit when no position is padding."""
@@ -49,6 +54,8 @@ class Recording:
     """Receives each activation as soon as it is computed, so that none is stored. None: store them in `passes`."""
     taken: int = 0
     """Number of activations recorded or passed to the sink."""
+    called: bool = False
+    """Whether there was a forward pass, recorded or not."""
     without_gradient: int = 0
     """Number of forward passes not recorded because gradients were disabled."""
     unreadable_mask: str | None = None
@@ -123,7 +130,7 @@ class ActivationSource(Protocol):
 
     def listen(
         self,
-        labels: Tensor | None = None,
+        batch: Mapping[str, Any] | None = None,
         *,
         with_gradient: bool = True,
         sink: Callable[[Activation], None] | None = None,
@@ -131,8 +138,8 @@ class ActivationSource(Protocol):
         """Context in which forward passes are recorded.
 
         Args:
-            labels: labels of the batch, from which the padding of a decoder is derived; the model itself may not
-                receive them.
+            batch: has the labels, from which the padding of a decoder is derived, and the attention mask; the model
+                itself may not receive them.
             with_gradient: record only passes made with gradients enabled.
             sink: receives each activation as soon as it is computed; the recording then stores none.
 
@@ -168,7 +175,7 @@ def measure_activations(
                 "ReLU(inplace=True) or `h += x`: use an out-of-place operation, or name the module that performs it."
             )
     of_layers = [activation.name for activation in activations]
-    masks = [a.mask if ignore_padding and a.mask_fits else None for a in activations]
+    masks = [a.fitting_mask if ignore_padding else None for a in activations]
     activations.reverse()
     values = (activations.pop().value for _ in of_layers)
     entropies, measured = measure(values, masks, samples)
@@ -189,6 +196,14 @@ def check_layers(layers: Sequence[int] | None, count: int) -> None:
             raise ValueError(
                 f"lbe_layers names layer {index}, but there are {count} activations: use {-count} to {count - 1}."
             )
+
+
+def misfits_in_words(names: Iterable[str]) -> str:
+    """A warning about activations that are misfits."""
+    return (
+        "The padding mask does not match the length of these activations, so their padding is measured too: "
+        f"{', '.join(names)}."
+    )
 
 
 def labelled(labels: Any) -> Tensor | None:

@@ -18,13 +18,14 @@ from accelerate.utils import broadcast, recursively_apply
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
+from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from .diagnosis import FlowMeter, InformationFlow, as_found
 from .flow_history import FlowHistory
 from .flow_page import can_draw, history_page
 from .forward_pass import Forward, around_forward
-from .moments import Samples
+from .moments import Samples, check_samples
 
 logger = logging.get_logger(__name__)
 
@@ -60,7 +61,8 @@ class InformationFlowCallback(TrainerCallback):
         stop_on_collapse: stop training when a layer has collapsed or has non-finite values (default False).
 
     Raises:
-        ValueError: `every_steps` is not positive.
+        ValueError: `every_steps` is not positive, or `samples` is unknown; at the start of training, if the trainer
+            has a second one, because both would write the same record.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class InformationFlowCallback(TrainerCallback):
         log_layers: bool = False,
         stop_on_collapse: bool = False,
     ) -> None:
+        check_samples(samples)
         if every_steps is not None and every_steps < 1:
             raise ValueError(f"every_steps must be at least 1, not {every_steps}.")
         self._every_steps, self._log_layers, self._stop_on_collapse = every_steps, log_layers, stop_on_collapse
@@ -87,6 +90,8 @@ class InformationFlowCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if sum(isinstance(callback, InformationFlowCallback) for callback in _calling_handler().callbacks) > 1:
+            raise ValueError("A trainer can have one InformationFlowCallback only: two would write the same record.")
         self._listening.close()
         self._unmeasured = False
         self.history = FlowHistory()
@@ -165,7 +170,7 @@ class InformationFlowCallback(TrainerCallback):
         step = state.global_step + 1
         if self._every_steps is not None:
             return step % self._every_steps == 0
-        if args.logging_strategy == "epoch" and hasattr(train_dataloader, "__len__"):
+        if args.logging_strategy == "epoch" and has_length(train_dataloader):
             return step % math.ceil(len(train_dataloader) / args.gradient_accumulation_steps) == 0
         if args.logging_strategy == "steps" and args.logging_first_step and step == 1:
             return True
@@ -181,13 +186,15 @@ class InformationFlowCallback(TrainerCallback):
     def _measure(self, model: nn.Module, calls: Sequence[_Call]) -> InformationFlow | None:
         """The measurement, or None and one warning if the passes cannot be measured: training continues."""
         try:
+            if not calls:
+                raise ValueError(f"the loss was computed without calling {type(model).__name__}, by a part of it.")
             meter = FlowMeter(model, *self._meter_settings)
             with as_found(model), torch.no_grad(), _not_compiled():
                 for call in calls:
                     call.repeat(meter.measure)
             return meter.flow()
-        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: also out of memory
-            self._warn_unmeasured(str(error))
+        except Exception as error:  # of the model, or out of memory
+            self._warn_unmeasured(str(error) or type(error).__name__)
             return None
 
     def _warn_unmeasured(self, reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
-from .activations import Activation
+from .activations import Activation, misfits_in_words
 from .gradients import train_nothing
 from .targets import TARGETS_NAME
 from .training_args import LBEArguments
@@ -93,14 +93,9 @@ def check_activations(
                 "lbe_samples='token', or use a larger batch."
             )
         warnings["unmeasured"] = UNMEASURED
-    misfits = dict.fromkeys(
-        a.name for a in activations if a.mask is not None and a.value.dim() > 2 and not a.mask_fits
-    )
+    misfits = dict.fromkeys(a.name for a in activations if a.is_misfit)
     if misfits and settings.lbe_ignore_padding:
-        warnings["misfits"] = (
-            "The padding mask does not match the length of these activations, so their padding is measured too: "
-            f"{', '.join(misfits)}."
-        )
+        warnings["misfits"] = misfits_in_words(misfits)
     if first and penalized:
         untrained = train_nothing(a.value for a in activations)
         unreached = ", ".join(a.name for a, nothing in zip(activations, untrained, strict=True) if nothing)

@@ -16,21 +16,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.utils import logging
 
-from .activations import Activation, ActivationSource
+from .activations import Activation, ActivationSource, misfits_in_words
 from .batch_inputs import BatchInputs
 from .hidden_states import HiddenStates, models_with_hidden_states
-from .layer_statistics import LayerStatistics, layer_statistics
+from .layer_statistics import LayerStatistics, for_json, layer_statistics
 from .leaf_modules import LeafModules, ModuleStatistics, leaf_modules
 from .models import base_model
-from .moments import Samples
+from .moments import Samples, check_samples
 from .target_modules import TargetModules
 from .verdict import Finding, judge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.get_logger(__name__)
 
 HEALTHY = "Healthy: every layer lets the signal through."
 
@@ -98,8 +101,8 @@ class InformationFlow:
         return {
             "healthy": self.is_healthy,
             "findings": [{**asdict(finding), "fault": finding.is_fault} for finding in self.findings],
-            "layers": [_without_nan(asdict(layer)) for layer in self.layers],
-            "modules": [_without_nan(asdict(module)) for module in self.modules],
+            "layers": [_for_json(layer) for layer in self.layers],
+            "modules": [_for_json(module) for module in self.modules],
         }
 
     def to_json(self) -> str:
@@ -146,8 +149,8 @@ def information_flow(
         ignore_padding: exclude padding, using the attention mask (default True).
 
     Raises:
-        ValueError: there is no batch, a batch is not a dictionary, no layer had two samples, or `target_modules` does
-            not match a module.
+        ValueError: there is no batch, a batch is not a dictionary, no layer had two samples, `samples` is unknown, or
+            `target_modules` does not match a module.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -178,6 +181,7 @@ class FlowMeter:
         samples: Samples = "sequence",
         ignore_padding: bool = True,
     ) -> None:
+        check_samples(samples)
         self._model, self._samples, self._ignore_padding = model, samples, ignore_padding
         self._source: ActivationSource
         if target_modules is not None:
@@ -185,23 +189,40 @@ class FlowMeter:
         elif models_with_hidden_states(model):
             self._source = HiddenStates(model, every_layer=False)
         else:
-            self._source = TargetModules(model, "|".join(map(re.escape, leaf_modules(base_model(model)))))
+            self._source = self._innermost()
         self._layers: dict[str, list[LayerStatistics]] = {}
         self._modules = LeafModules(model)
         self._inputs: list[BatchInputs] = []
+        self._misfits: dict[str, None] = {}
+
+    def _innermost(self) -> TargetModules:
+        return TargetModules(self._model, "|".join(map(re.escape, leaf_modules(base_model(self._model)))))
 
     def measure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run and measure one forward pass with these arguments."""
         inputs = BatchInputs.of(args, kwargs)
         self._inputs.append(inputs)
         mask = inputs.mask if self._ignore_padding else None
-        with self._source.listen(with_gradient=False, sink=self._take), self._modules.listen(inputs.size, mask):
+        try:
+            self._pass(args, kwargs, inputs.size, mask)
+        except (TypeError, ValueError):
+            # Models of Transformers that take any argument need not have hidden states.
+            if len(self._inputs) > 1 or not isinstance(self._source, HiddenStates):
+                raise
+            self._source = self._innermost()
+            self._layers.clear()
+            self._pass(args, kwargs, inputs.size, mask)
+
+    def _pass(self, args: tuple[Any, ...], kwargs: dict[str, Any], size: int, mask: Tensor | None) -> None:
+        with self._source.listen(with_gradient=False, sink=self._take), self._modules.listen(size, mask):
             self._model(*args, **kwargs)
 
     def _take(self, activation: Activation) -> None:
         if activation.value.dim() < 2:
             return
-        mask = activation.mask if self._ignore_padding and activation.mask_fits else None
+        mask = activation.fitting_mask if self._ignore_padding else None
+        if self._ignore_padding and activation.is_misfit:
+            self._misfits[activation.name] = None
         statistics = layer_statistics(activation.name, activation.value, mask, self._samples)
         self._layers.setdefault(activation.name, []).append(statistics)
 
@@ -220,6 +241,8 @@ class FlowMeter:
             raise ValueError(
                 "No batch had two samples for any layer: use batches of two or more examples, or samples='token'."
             )
+        if self._misfits:
+            logger.warning(misfits_in_words(self._misfits))
         return InformationFlow(layers, modules, findings)
 
 
@@ -227,22 +250,24 @@ class FlowMeter:
 def as_found(model: nn.Module) -> Iterator[None]:
     """Prepare the model for measuring; on exit restore it and the random number generators."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in modes
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
         try:
-            model.eval()
-            for module in modes:
-                if isinstance(module, _BatchNorm):
-                    module.train()
+            for module in modes:  # not by `eval`, in which an adapter may merge its weights
+                module.training = isinstance(module, _BatchNorm)
             yield
         finally:
             for module, training in modes.items():
                 module.training = training
             with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                for module, name, buffer, value in buffers:
+                    setattr(module, name, buffer.copy_(value))
             random.setstate(python)
             np.random.set_state(numpy)
 
@@ -251,6 +276,5 @@ def _cell(value: float, spec: str) -> str:
     return "-" if math.isnan(value) else format(value, spec)
 
 
-def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with NaN replaced by None, because JSON has no NaN."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+def _for_json(statistics: LayerStatistics | ModuleStatistics) -> dict[str, Any]:
+    return {name: for_json(value) for name, value in asdict(statistics).items()}

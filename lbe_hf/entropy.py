@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .moments import Moments, Plan, Samples, as_units, deviations, moments_of
+from .moments import Moments, Plan, Samples, as_units, check_samples, deviations, moments_of
 
 _PI_E = math.pi * math.e
 
@@ -91,8 +91,7 @@ def measure_entropies(
     """
     if not attention_masks:
         raise ValueError("Batch entropy needs the activations of at least one layer.")
-    if samples not in get_args(Samples):
-        raise ValueError(f"samples must be one of {get_args(Samples)}, not {samples!r}.")
+    check_samples(samples)
     plans: dict[Any, Plan] = {}
 
     def layers() -> Iterator[_Layer]:

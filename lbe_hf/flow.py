@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NoReturn, get_args
 
 import datasets
@@ -40,11 +41,17 @@ def main(argv: list[str] | None = None) -> int:
                 path.write_text(text(), encoding="utf-8")
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError, ImportError, RuntimeError, LookupError, TypeError) as error:
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        return _unusable(str(error) or type(error).__name__)
+    except Exception as error:  # of a model that these examples do not fit, or a library that they confuse
+        return _unusable(f"{args.model} cannot be measured on {args.data}: {type(error).__name__}: {error}")
     print(flow)
     return 0 if flow.is_healthy else 1
+
+
+def _unusable(reason: str) -> int:
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="File (.tsv, .csv, .json, .jsonl, .parquet), folder of images or audio files, or dataset on the Hub.",
     )
-    parser.add_argument("--split", default="train", help="Split of a dataset on the Hub (default: train).")
+    parser.add_argument(
+        "--split",
+        default="train",
+        help="Split of a dataset on the Hub or of a folder with several (default: train).",
+    )
     parser.add_argument("--config_name", help="Configuration of a dataset on the Hub.")
     parser.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="One or two text columns.")
     parser.add_argument(
@@ -92,10 +103,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text}")
+    return int(text)
 
 
 def _measure(args: argparse.Namespace) -> InformationFlow:
@@ -116,12 +126,26 @@ def _measure(args: argparse.Namespace) -> InformationFlow:
 
 
 def _load(name: str, config: PretrainedConfig) -> Any:
-    """The model, including the head it was saved with."""
+    """The model, including the head it was saved with. Warns of weights that its files do not have.
+
+    Raises:
+        ValueError: the files are damaged, or have none of its weights.
+    """
     saved_as = getattr(transformers, (config.architectures or [""])[0], AutoModel)
     try:
-        return saved_as.from_pretrained(name, config=config)
+        model, loaded = saved_as.from_pretrained(name, config=config, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"The weights of {name} are damaged: {error}") from error
+    missing, own = sorted(loaded["missing_keys"]), {key for key, _ in model.named_parameters()}
+    if own and own <= set(missing):
+        raise ValueError(
+            f"The files of {name} have none of the weights of {saved_as.__name__}: their names, as "
+            f"{next(iter(sorted(loaded['unexpected_keys'])), 'none')}, should be as {missing[0]}."
+        )
+    if missing:
+        listed = shorten(", ".join(missing), width=200, placeholder=" ...")
+        print(f"warning: {name} does not have these weights, which are random now: {listed}", file=sys.stderr)
+    return model
 
 
 if __name__ == "__main__":

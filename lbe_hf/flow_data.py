@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from scipy.signal import resample_poly
@@ -28,8 +28,8 @@ def load_examples(data: str, count: int, *, split: str = "train", name: str | No
 
     Args:
         data: a .tsv or .csv file with a header line, a .json, .jsonl or .parquet file; a folder of images or audio
-            files, or one written by `Dataset.save_to_disk`; otherwise a dataset on the Hub.
-        split: split of a dataset on the Hub.
+            files, or one written by `save_to_disk` of datasets; otherwise a dataset on the Hub.
+        split: split of a dataset on the Hub, or of a folder that has several.
         name: configuration of a dataset on the Hub.
 
     Raises:
@@ -46,7 +46,7 @@ def load_examples(data: str, count: int, *, split: str = "train", name: str | No
             stream = load_dataset(data, name, split=split, streaming=True).shuffle(seed=0, buffer_size=_SHUFFLED)
             drawn = list(islice(stream, count))
         else:
-            examples = _from_folder(path) if path.is_dir() else _from_file(path)
+            examples = _from_folder(path, split) if path.is_dir() else _from_file(path)
             drawn = list(examples.shuffle(seed=0).select(range(min(len(examples), count))))
     except OSError:
         raise
@@ -64,7 +64,8 @@ def collate_for(
 
     Args:
         model: name on the Hub, or folder, of the tokenizer, image processor or feature extractor.
-        text_columns: one or two text columns. None: the first column of images or audio, or else all text columns.
+        text_columns: one or two text columns. None: the first column of images or audio, or else all text columns, or
+            else the first column of lists of numbers, which are taken for audio.
         length: maximum tokens per text.
 
     Raises:
@@ -72,13 +73,19 @@ def collate_for(
             example.
         OSError: there is no tokenizer or processor.
     """
-    kinds = {column: _kind(value) for column, value in examples[0].items()}
+    kinds = {
+        column: _kind(next((example[column] for example in examples if example[column] is not None), None))
+        for column in examples[0]
+    }
     for kind, collate in (("image", _images), ("audio", _audio)):
         found = [column for column, own in kinds.items() if own == kind]
         if found and text_columns is None:
             return collate(model, found[0])
     texts = [column for column, kind in kinds.items() if kind == "text" and column != "label"]
     columns = list(text_columns or texts)
+    numbers = [column for column, kind in kinds.items() if kind == "numbers"]
+    if numbers and not columns:
+        return _audio(model, numbers[0])
     if not 1 <= len(columns) <= 2 or not set(columns) <= set(kinds):
         raise ValueError(
             f"--text_columns must name one or two of these columns: {', '.join(kinds)}; "
@@ -95,14 +102,22 @@ def batches(examples: Sequence[Example], size: int, collate: Collate) -> Iterato
             yield collate(batch)
 
 
-def _from_folder(path: Path) -> Dataset:
+def _from_folder(path: Path, split: str) -> Dataset:
     if (path / "state.json").is_file():
         return load_from_disk(str(path))
+    if (path / "dataset_dict.json").is_file():
+        return _split_of(load_from_disk(str(path)), split)
     suffixes = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
     for builder, extensions in (("imagefolder", ImageFolder.EXTENSIONS), ("audiofolder", AudioFolder.EXTENSIONS)):
         if suffixes & set(extensions):
-            return load_dataset(builder, data_dir=str(path), split="train")
-    raise ValueError(f"{path} has no images or audio files: for texts, name a file instead.")
+            return _split_of(load_dataset(builder, data_dir=str(path)), split)
+    raise ValueError("it has no images or audio files: for texts, name a file instead.")
+
+
+def _split_of(splits: DatasetDict, split: str) -> Dataset:
+    if split not in splits:
+        raise ValueError(f"it has no split {split}, but {', '.join(splits)}: name one of them with --split.")
+    return splits[split]
 
 
 def _from_file(path: Path) -> Dataset:
@@ -122,9 +137,14 @@ def _kind(value: Any) -> str:
         return "text"
     if hasattr(value, "getbands"):  # a Pillow image; Pillow may not be installed
         return "image"
-    if hasattr(value, "get_all_samples") or (isinstance(value, list) and value and isinstance(value[0], float)):
+    if hasattr(value, "get_all_samples"):
         return "audio"
-    return "other"
+    return "numbers" if isinstance(value, list) and value and isinstance(value[0], float) else "other"
+
+
+def _text(value: Any) -> str:
+    """An empty cell is an empty text."""
+    return "" if value is None else str(value)
 
 
 def _texts(
@@ -133,13 +153,13 @@ def _texts(
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     config.pad_token_id = tokenizer.pad_token_id  # required by decoders to classify batches
-    texts = [str(example[column]) for example in examples for column in columns]
+    texts = [_text(example[column]) for example in examples for column in columns]
     token_ids = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
     if set().union(*token_ids) <= set(tokenizer.all_special_ids):
         raise ValueError(f"The tokenizer of {model} knows no token of the examples: use the model's own.")
 
     def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        texts = [[str(example[column]) for example in examples] for column in columns]
+        texts = [[_text(example[column]) for example in examples] for column in columns]
         inputs = dict(tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt"))
         if config.is_encoder_decoder:
             inputs["decoder_input_ids"] = inputs["input_ids"]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .layer_statistics import LayerStatistics
+from .layer_statistics import LayerStatistics, for_json
 from .verdict import Finding
 
 STATISTICS = [field.name for field in fields(LayerStatistics) if field.name != "name"]
@@ -69,7 +69,7 @@ class FlowHistory:
             "names": [layer.name for layer in self.layers[-1]] if self.layers else [],
             "steps": self.steps,
             **{
-                statistic: [[_none_for_nan(getattr(layer, statistic)) for layer in layers] for layers in self.layers]
+                statistic: [[for_json(getattr(layer, statistic)) for layer in layers] for layers in self.layers]
                 for statistic in STATISTICS
             },
             "events": [asdict(event) for event in self.events],
@@ -103,10 +103,6 @@ class FlowHistory:
             return FlowHistory(record["steps"], layers, events, record["verdict"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is not a record of an InformationFlowCallback.") from error
-
-
-def _none_for_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _nan_for_none(value: float | None) -> float:

@@ -20,26 +20,30 @@ Forward = Callable[..., Any]
 def around_forward(module: nn.Module, wrapper: Callable[..., Any]) -> Iterator[None]:
     """Call `wrapper(forward, args, kwargs)` instead of `module.forward` inside the context.
 
-    Forward hooks of PyTorch are not sufficient: they run only when the module itself is called, but PEFT's LoRA and
-    sentence-transformers call the `forward` method of the inner model.
+    Several contexts of a module may end in any order. Forward hooks of PyTorch are not sufficient: they run only when
+    the module itself is called, but PEFT's LoRA and sentence-transformers call `forward` of the inner model.
     """
-    forward, own = module.forward, vars(module).get("forward")
+    forward, before = module.forward, vars(module).get("forward")
+    ended = False
 
     @functools.wraps(forward)
     def replaced(*args: Any, **kwargs: Any) -> Any:
-        return wrapper(forward, args, kwargs)
+        return forward(*args, **kwargs) if ended else wrapper(forward, args, kwargs)
 
     if "torch._dynamo" in sys.modules:  # only the original `forward` is compiled, not this wrapper
         replaced = torch.compiler.disable(replaced, recursive=False)  # type: ignore[no-untyped-call]
-    replaced._lbe_wraps = forward  # type: ignore[attr-defined]
+    replaced._lbe_wraps, replaced._lbe_before, replaced._lbe_ended = forward, before, False  # type: ignore[attr-defined]
     module.forward = replaced
     try:
         yield
     finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
+        ended = replaced._lbe_ended = True  # type: ignore[attr-defined]
+        outermost: Any = vars(module).get("forward")
+        while getattr(outermost, "_lbe_ended", False):
+            outermost = outermost._lbe_before
+        vars(module).pop("forward", None)
+        if outermost is not None:
+            module.forward = outermost
 
 
 def is_replaced(module: nn.Module) -> bool:

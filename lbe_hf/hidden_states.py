@@ -58,25 +58,24 @@ class HiddenStates:
     @contextmanager
     def listen(
         self,
-        labels: Tensor | None = None,
+        batch: Mapping[str, Any] | None = None,
         *,
         with_gradient: bool = True,
         sink: Callable[[Activation], None] | None = None,
     ) -> Iterator[Recording]:
-        recording = Recording(sink=sink)
+        recording, decoder_mask = Recording(sink=sink), labelled((batch or {}).get("labels"))
         with ExitStack() as stack:
             for name, model in self._models.items():
                 # The `forward` that TRL puts on a model calls the backbone, and does not return its hidden states.
                 called: nn.Module = getattr(model, "base_model", model) if is_replaced(model) else model
                 prefix = f"{name}." if len(self._models) > 1 else ""
-                request = _Request(recording, prefix, called, labelled(labels), with_gradient)
+                request = _Request(recording, prefix, called, decoder_mask, with_gradient)
                 stack.enter_context(around_forward(called, request))
             yield recording
         names = ", ".join(type(model).__name__ for model in self._models.values())
+        what = "returned no hidden states" if recording.called else "was not called, only a part of it"
         recording.check(
-            names,
-            f"{names} returned no hidden states{self._sharded_away()} name the modules to regularize with "
-            "lbe_target_modules.",
+            names, f"{names} {what}{self._sharded_away()} name the modules to regularize with lbe_target_modules."
         )
 
     def _sharded_away(self) -> str:
@@ -107,6 +106,7 @@ class _Request:
     with_gradient: bool
 
     def __call__(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.recording.called = True
         if self.with_gradient and not torch.is_grad_enabled():
             self.recording.without_gradient += 1
             return forward(*args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from .moments import Moments, Plan, Samples, as_units, moments_of
 
 MAX_GRAM_SAMPLES = 512
 """Maximum number of samples for the effective rank; larger batches are subsampled evenly."""
+
+LARGEST = 1e16
+"""Value above which a number counts as infinite: sums of its squares overflow in float32."""
 
 DEAD_SHARE = 1e-12
 """Variance share up to which a unit counts as constant. Float32 rounding, 6e-8 of a value, gives 4e-15."""
@@ -38,7 +42,7 @@ class LayerStatistics:
     dead_units: float
     """Fraction of the features (channels of convolutions) that have no variance over the batch at any position."""
     nonfinite: float
-    """Fraction of the values that are NaN or infinite."""
+    """Fraction of the values that are NaN, infinite or above `LARGEST`."""
     max_rank: float
     """Upper bound of the effective rank: the number of units, or the number of samples minus one if it is smaller."""
 
@@ -59,6 +63,11 @@ class LayerStatistics:
         dead = min((part.dead_units for part in parts if not math.isnan(part.dead_units)), default=math.nan)
         nonfinite = max(part.nonfinite for part in parts)
         return LayerStatistics(parts[0].name, **{**means, "dead_units": dead, "nonfinite": nonfinite})
+
+
+def for_json(value: Any) -> Any:
+    """The value, or None for NaN and infinity, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @torch.no_grad()
@@ -119,7 +128,10 @@ def _plan(x: Tensor, attention_mask: Tensor | None, samples: Samples) -> tuple[T
 
 
 def _nonfinite(units: Tensor, plan: Plan) -> float:
-    wrong = ~units.isfinite()
+    right = units.isfinite()
+    if torch.finfo(units.dtype).max > LARGEST:
+        right &= units.abs() <= LARGEST
+    wrong = ~right
     if plan.pad is None:
         return float(wrong.sum()) / max(1, wrong.numel())
     real = ~plan.pad

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .layer_statistics import dead_and_nonfinite
+from .moments import fitting
 
 _NO_LAYERS = (nn.Embedding, nn.Dropout, nn.Identity, nn.Flatten, nn.modules.loss._Loss)
 
@@ -74,11 +75,6 @@ def leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if name and not isinstance(module, _NO_LAYERS) and next(module.children(), None) is None
     }
-
-
-def fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """The mask if it matches the first two dimensions of `x`; a pooled `(B, D)` output has no positions to mask."""
-    return mask if mask is not None and x.dim() > 2 and x.shape[:2] == mask.shape else None
 
 
 def _is_activation(value: Any, batch_size: int) -> bool:

@@ -75,9 +75,9 @@ def ignores_num_items(model: nn.Module) -> bool:
     """Whether the loss of a Transformers model certainly does not depend on `num_items_in_batch`.
 
     Decided from the source of `forward`: no call receives both the keyword arguments, which include the number, and
-    the labels or values derived from them. Calls that compute no loss are allowed, as is a `loss_function` that does
-    not take the number. If the source leaves it open, for example because an inner model receives both, the result is
-    False: the assumption of `Trainer` is kept.
+    the labels or values derived from them; and none receives the keyword arguments as a dictionary. Calls that compute
+    no loss are allowed, as is a `loss_function` that does not take the number. If the source leaves it open, for
+    example because an inner model receives both, the result is False: the assumption of `Trainer` is kept.
     """
     if not isinstance(model, PreTrainedModel) or is_replaced(model):
         return False
@@ -94,7 +94,7 @@ def ignores_num_items(model: nn.Module) -> bool:
             if isinstance(node, ast.Call) and any(keyword.arg is None for keyword in node.keywords)
         ]
         words = {getattr(node, "id", getattr(node, "arg", getattr(node, "value", None))) for node in ast.walk(tree)}
-        if "num_items_in_batch" in words:
+        if "num_items_in_batch" in words or _passes_its_keywords_on(tree):
             return False
         inherited = [call for call in spreading if ast.unparse(call.func) == "super().forward"]
         if inherited == spreading and inherited:
@@ -106,6 +106,14 @@ def ignores_num_items(model: nn.Module) -> bool:
             return False
         return not both or "num_items_in_batch" not in inspect.signature(model.loss_function).parameters
     return False
+
+
+def _passes_its_keywords_on(tree: ast.AST) -> bool:
+    """Whether a call receives the keyword arguments as a dictionary."""
+    own = {node.kwarg.arg for node in ast.walk(tree) if isinstance(node, ast.arguments) and node.kwarg}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    given = [value for call in calls for value in (*call.args, *(own.value for own in call.keywords if own.arg))]
+    return any(isinstance(value, ast.Name) and value.id in own for value in given)
 
 
 def _calls_backbone(model: nn.Module, call: ast.Call) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -52,6 +52,17 @@ def real_tokens(attention_mask: Tensor) -> Tensor:
             additive = additive | ~(attention_mask > 0).any()
         real = torch.where(additive, ~real, real)
     return real.flatten(1, -2).any(1) if real.dim() > 2 else real
+
+
+def check_samples(samples: str) -> None:
+    """Raise a ValueError unless `samples` is one of `Samples`."""
+    if samples not in get_args(Samples):
+        raise ValueError(f"samples must be one of {get_args(Samples)}, not {samples!r}.")
+
+
+def fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The mask if it matches the first two dimensions of `x`; a pooled `(B, D)` output has no positions to mask."""
+    return mask if mask is not None and x.dim() > 2 and x.shape[:2] == mask.shape else None
 
 
 def as_units(x: Tensor, samples: Samples) -> Tensor:

@@ -15,8 +15,8 @@ from .regularizer import LBERegularizer
 logger = logging.get_logger(__name__)
 
 COLLAPSED_ENTROPY = 1e-3
-"""Batch entropy in nats below which the last layers of a model are reported as collapsed. An earlier layer is not
-reported if a later one has a higher entropy: its activations then only have a small scale."""
+"""Batch entropy in nats below which the last layers of a model are reported. An earlier layer is not reported if a
+later one has a higher entropy: its activations then only have a small scale."""
 
 NEGLIGIBLE = 1e-3
 """Fraction of the task loss below which the penalty of a whole run is reported as negligible."""
@@ -86,8 +86,9 @@ class Reporter:
         if new and self._prints:
             listed = shorten(", ".join(new), width=200, placeholder=" ...")
             logger.warning(
-                f"Collapsed, with a batch entropy below {COLLAPSED_ENTROPY} nats: the last {count} of "
-                f"{len(entropies)} layers. Newly collapsed: {listed}"
+                f"The last {count} of {len(entropies)} layers have a batch entropy below {COLLAPSED_ENTROPY} nats: "
+                "they have collapsed, or the scale of their activations is small; information_flow tells which. "
+                f"New: {listed}"
             )
 
     def end(self, means: Means | None, regularizer: LBERegularizer) -> None:

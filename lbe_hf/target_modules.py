@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .activations import Activation, Recording, labelled
+from .activations import Activation, Recording
 from .forward_pass import Forward, argument, around_forward
 from .models import base_model, transformers_models
 
@@ -56,15 +56,17 @@ class TargetModules:
     @contextmanager
     def listen(
         self,
-        labels: Tensor | None = None,
+        batch: Mapping[str, Any] | None = None,
         *,
         with_gradient: bool = True,
         sink: Callable[[Activation], None] | None = None,
     ) -> Iterator[Recording]:
         recording = Recording(sink=sink)
-        masks: list[tuple[Tensor | None, Tensor | None]] = [(None, labelled(labels))]
+        masks = [recording.padding_masks((batch or {}).get)]
         calls: dict[tuple[int, str], int] = {}  # number of calls by pass and module
         open_passes: list[list[Activation] | None] = []  # nested passes, innermost last; None: not recorded
+
+        parts: list[Activation] | None = None
 
         def begin_pass() -> list[Activation] | None:
             if with_gradient and not torch.is_grad_enabled():
@@ -72,6 +74,15 @@ class TargetModules:
                 return None
             recording.passes.append([])
             return recording.passes[-1]
+
+        def pass_of_parts(name: str) -> list[Activation] | None:
+            """The pass of modules that the loss calls without the model; it ends when one of them is called again."""
+            nonlocal parts
+            last = recording.passes[-1] if recording.passes else None
+            recorded = torch.is_grad_enabled() or not with_gradient
+            if parts is None or parts is not last or not recorded or (len(recording.passes), name) in calls:
+                parts = begin_pass()
+            return parts
 
         def with_pass(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             open_passes.append(begin_pass())
@@ -90,7 +101,7 @@ class TargetModules:
                 masks.pop()
 
         def take(name: str, module: nn.Module, args: Any, output: Any) -> None:
-            activations = open_passes[-1] if open_passes else begin_pass()
+            activations = open_passes[-1] if open_passes else pass_of_parts(name)
             if activations is not None:
                 call = calls[len(recording.passes), name] = calls.get((len(recording.passes), name), 0) + 1
                 label = name if call == 1 else f"{name} (call {call})"
@@ -119,9 +130,15 @@ def parse_targets(text: str) -> str | list[str]:
     """Target modules from the command line: a regular expression, or a list of names in JSON, which starts with `["`.
 
     Raises:
-        ValueError: the list is not valid JSON, or has something else than names.
+        ValueError: the text is no regular expression, the list is not valid JSON, or has something else than names.
     """
     if not text.startswith('["'):
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(
+                f"target_modules={text!r} is not a regular expression ({error}): correct it, or give a list of names."
+            ) from None
         return text
     try:
         names = json.loads(text)
@@ -147,7 +164,7 @@ def _nearest(targets: str | Sequence[str], names: list[str]) -> list[str]:
 
 def _first_tensor(output: Any, name: str) -> Tensor:
     candidates = output.values() if isinstance(output, Mapping) else output
-    for candidate in (output,) if isinstance(output, Tensor) else candidates if output is not None else ():
+    for candidate in candidates if isinstance(output, (tuple, list, Mapping)) else (output,):
         if isinstance(candidate, Tensor) and candidate.is_floating_point():
             return candidate
     raise ValueError(

@@ -139,8 +139,8 @@ class LBETrainerMixin(_Base):
         if not (training and self._lbe_measures):
             with own_loss_corrected(self, self._lbe_model, steps):
                 return super().compute_loss(model, inputs, *args, **kwargs)
-        labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
-        with self._lbe_source.listen(labels) as recording, own_loss_corrected(self, self._lbe_model, steps):
+        batch = inputs if isinstance(inputs, Mapping) else None
+        with self._lbe_source.listen(batch) as recording, own_loss_corrected(self, self._lbe_model, steps):
             result = super().compute_loss(model, inputs, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
         num_items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
@@ -134,14 +133,9 @@ class LBEArguments:
             raise ValueError(f"lbe_layers must be a list of at least one index, not {layers!r}; omit it to use all.")
         if self.lbe_target_modules is not None and not self.lbe_target_modules:
             raise ValueError("lbe_target_modules is empty: name a module, or omit it to use the hidden states.")
-        if isinstance(self.lbe_target_modules, str):
-            try:
-                re.compile(self.lbe_target_modules)
-            except re.error as error:
-                raise ValueError(
-                    f"lbe_target_modules={self.lbe_target_modules!r} is not a regular expression ({error}): "
-                    "correct it, or give a list of names."
-                ) from None
+        targets = self.lbe_target_modules
+        if not isinstance(targets, str) and not all(isinstance(name, str) for name in targets or ()):
+            raise ValueError(f"lbe_target_modules must be a regular expression or a list of names, not {targets!r}.")
 
 
 @dataclass

@@ -104,7 +104,7 @@ def _nonfinite(layers: Sequence[LayerStatistics], modules: Sequence[ModuleStatis
     if first is None:
         return []
     where = f", caused by {module.name}" if module is not None and module is not first else ""
-    message = f"NaN or infinite values from {first.name} on ({first.nonfinite:.0%} of its values{where})."
+    message = f"NaN, infinite or overflowing values from {first.name} on ({first.nonfinite:.0%} of its values{where})."
     remedy = (
         "Look for NaN in the weights. If it appeared in training, lower the learning rate, clip gradients or use bf16."
     )

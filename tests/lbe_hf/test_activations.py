@@ -30,7 +30,7 @@ def test_hidden_states_are_those_the_model_returns() -> None:
     for activation, state in zip(activations, expected, strict=True):
         assert torch.equal(activation.value, state)
         assert torch.equal(activation.mask, inputs["attention_mask"] == 1)  # type: ignore[arg-type]
-        assert activation.mask_fits
+        assert activation.fitting_mask is not None
     assert list(outputs) == ["loss", "logits"]
 
 
@@ -207,6 +207,33 @@ def test_module_without_a_tensor() -> None:
         model[0]()
 
 
+@pytest.mark.parametrize("value", [0.5, torch.distributions.Normal(0.0, 1.0)])
+def test_module_with_an_output_of_another_type(value: Any) -> None:
+    model = nn.Sequential(nn.Identity())
+    with (
+        pytest.raises(ValueError, match="does not return a floating point tensor"),
+        TargetModules(model, ["0"]).listen(),
+    ):
+        model[0](value)
+
+
+def test_a_loss_that_calls_parts_of_the_model() -> None:
+    """Their mask is that of the batch, and one round of calls is one pass."""
+    model, inputs = bert(), batch(token_rows(4, length=8))
+    ids, real = inputs["input_ids"], inputs["attention_mask"] == 1
+    source = TargetModules(model, ["layer.0.output", "layer.1.output"])
+    with source.listen(inputs) as recording:
+        for _ in range(2):
+            model.bert(input_ids=ids)
+        model(input_ids=ids)
+    assert [[activation.name[-14:] for activation in each] for each in recording.passes] == [
+        ["layer.0.output", "layer.1.output"]
+    ] * 3
+    assert all(torch.equal(activation.mask, real) for each in recording.passes for activation in each)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="was not called, only a part of it: name"), HiddenStates(model).listen():
+        model.bert(input_ids=ids)
+
+
 def test_encoder_and_decoder_have_their_own_masks() -> None:
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(
@@ -225,7 +252,7 @@ def test_encoder_and_decoder_have_their_own_masks() -> None:
     real = inputs["attention_mask"] == 1
     assert all(torch.equal(activation.mask, real) for activation in activations[:4])  # type: ignore[arg-type]
     assert all(torch.equal(activation.mask, labels != -100) for activation in activations[4:])  # type: ignore[arg-type]
-    assert all(activation.mask_fits for activation in activations)
+    assert all(activation.fitting_mask is not None for activation in activations)
     with TargetModules(model, ["encoder.block.0", "decoder.block.0"]).listen() as recording:
         model(**inputs)
     ((encoder, decoder),) = recording.passes
@@ -235,7 +262,7 @@ def test_encoder_and_decoder_have_their_own_masks() -> None:
     unlabelled = {**inputs, "decoder_input_ids": labels.clamp(min=0)}
     del unlabelled["labels"]
     for source in (HiddenStates(model), TargetModules(model, ["decoder.block.0"])):
-        with source.listen(labels) as recording:
+        with source.listen({"labels": labels}) as recording:
             model(**unlabelled)
         assert torch.equal(recording.passes[0][-1].mask, labels != -100)  # type: ignore[arg-type]
 
@@ -273,7 +300,7 @@ def test_a_pooled_output_is_not_masked() -> None:
         model(**inputs)
     ((pooled,),) = recording.passes
     assert pooled.value.shape == inputs["attention_mask"].shape
-    assert not pooled.mask_fits
+    assert pooled.fitting_mask is None
 
 
 def test_layers_are_selected_by_index() -> None:

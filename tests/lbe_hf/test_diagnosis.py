@@ -179,3 +179,100 @@ def test_what_cannot_be_measured_is_refused() -> None:
         information_flow(bert(), [batch(token_rows(1))])
     single_rows = [batch(token_rows(1, seed=seed)) for seed in range(2)]
     assert min(information_flow(bert(), single_rows, samples="token").entropies) > 0
+
+
+class Average(nn.Module):
+    """Replaces a buffer in its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("average", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        self.average = 0.9 * self.average + 0.1 * y.detach().mean(0)
+        return y - self.average
+
+
+class Merging(nn.Linear):
+    """As adapters that add to their weights on `eval`, and take it back on `train`."""
+
+    def train(self, mode: bool = True) -> "Merging":
+        if mode != self.training:
+            self.weight.data += -1 if mode else 1
+        return super().train(mode)
+
+
+def test_buffers_that_are_replaced_and_weights_that_are_merged_are_left_as_found() -> None:
+    model = nn.ModuleDict({"average": Average(), "merging": nn.Sequential(Merging(4, 4))}).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    buffer = model["average"].average
+    for name, module in model.items():
+        information_flow(module, [{"x" if name == "average" else "input": batch(rows(8))["x"]}])
+    assert model["average"].average is buffer
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
+def test_values_whose_squares_overflow_are_a_finding() -> None:
+    layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    for layer in layers[:2]:
+        layer.weight.data *= 1e12
+    flow = information_flow(layers, [{"input": torch.randn(16, 8)}])
+    assert [finding.kind for finding in flow.findings] == ["nonfinite"]
+    assert flow.findings[0].layer == "1"
+    json.loads(flow.to_json())
+
+
+class TakesAnything(transformers.PreTrainedModel):
+    """A model of one's own, without hidden states."""
+
+    config_class = transformers.BertConfig
+
+    def __init__(self, passes_on: bool) -> None:
+        super().__init__(transformers.BertConfig())
+        self.passes_on = passes_on
+        self.layer = nn.Linear(4, 8)
+
+    def forward(self, x: Tensor, **kwargs: Any) -> dict[str, Tensor]:
+        return {"logits": nn.functional.gelu(self.layer(x), **kwargs if self.passes_on else {})}
+
+
+@pytest.mark.parametrize("passes_on", [False, True])
+def test_a_transformers_model_without_hidden_states_shows_its_modules(passes_on: bool) -> None:
+    assert information_flow(TakesAnything(passes_on), [batch(rows(16))]).names == ["layer"]
+
+
+def test_clip_shows_its_modules() -> None:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**size, "vocab_size": 50, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 2}
+    config = transformers.CLIPConfig(
+        text_config={**text, "pad_token_id": 1}, vision_config={**size, "image_size": 16, "patch_size": 8},
+        projection_dim=8,
+    )  # fmt: skip
+    inputs = {"input_ids": torch.randint(3, 50, (4, 6)), "pixel_values": torch.randn(4, 3, 16, 16)}
+    flow = information_flow(transformers.CLIPModel(config), [inputs])
+    assert {"text_model.encoder.layers.1.mlp.fc2", "vision_model.encoder.layers.1.mlp.fc2"} <= set(flow.names)
+
+
+def test_a_mask_that_fits_no_layer_is_a_warning(warnings_of: Callable[[], list[str]]) -> None:
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(16, 16),
+        conv_kernel=(10, 3), conv_stride=(5, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    mask = torch.ones(4, 400, dtype=torch.long)
+    mask[1:, 200:] = 0
+    inputs = {"input_values": torch.randn(4, 400), "attention_mask": mask}
+    model = transformers.Wav2Vec2ForSequenceClassification(config)
+    for batches, warnings in (([inputs], 1), ([{"input_values": inputs["input_values"]}], 1)):
+        information_flow(model, batches)
+        assert len([text for text in warnings_of() if "padding mask does not match the length" in text]) == warnings
+
+
+def test_samples_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match="samples must be one of"):
+        information_flow(bert(), [batch(token_rows(8))], samples="tokens")  # type: ignore[arg-type]

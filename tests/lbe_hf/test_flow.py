@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from safetensors.torch import save_file
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertTokenizerFast,
+    CLIPConfig,
+    CLIPModel,
     LlamaConfig,
     LlamaForCausalLM,
     ViTConfig,
@@ -83,6 +87,17 @@ def test_other_formats(suffix: str, tiny_encoder: str, tsv: Path, tmp_path: Path
     {"csv": data.to_csv, "json": data.to_json, "parquet": data.to_parquet, "saved": data.save_to_disk}[suffix](path)
     _, record = measured(tiny_encoder, path)
     assert record == measured(tiny_encoder, tsv, "--text_columns", "sentence1", "sentence2")[1]
+
+
+def test_a_folder_with_several_splits(
+    tiny_encoder: str, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Dataset.from_dict({"sentence1": [a for a, _ in ROWS]})
+    DatasetDict({"validation": rows, "test": rows.select(range(3))}).save_to_disk(tmp_path / "splits")
+    code, record = measured(tiny_encoder, tmp_path / "splits", "--split", "validation")
+    assert (code, record) == measured(tiny_encoder, tsv, "--text_columns", "sentence1")
+    missing = one_line([tiny_encoder, "--data", str(tmp_path / "splits")], capsys)
+    assert "it has no split train, but validation, test: name one of them with --split." in missing
 
 
 def test_a_fault_is_code_1_and_on_the_page(tiny_encoder: str, tsv: Path, tmp_path: Path) -> None:
@@ -190,6 +205,7 @@ def one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data", "{tsv}", "--json", "/nowhere/flow.json"], "The folder of /nowhere/flow.json does not exist"),
         (["--data", "{tsv}", "--batch_size", "1"], "two or more examples"),
         (["--data", "{folder}"], "has no images or audio"),
+        (["--data", "{tsv}", "--target_modules", "["], "is not a regular expression"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(
@@ -220,6 +236,45 @@ def test_models_that_cannot_be_used(
     BertTokenizerFast(vocab={token: index for index, token in enumerate(tokens)}).save_pretrained(tmp_path / "other")
     for more in ([], ["--samples", "token", "--batch_size", "1"]):
         assert "knows no token of the examples" in one_line([str(tmp_path / "other"), *columns, *more], capsys)
+
+
+def test_weights_that_the_files_do_not_have(
+    tiny_encoder: str, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a model that was saved inside another: its weights would be random, and healthy."""
+    columns = ["--data", str(tsv), "--text_columns", "sentence1"]
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder)
+    state = model.state_dict()
+    for folder, weights in {
+        "renamed": {f"module.{name}": value for name, value in state.items()},
+        "headless": {name: value for name, value in state.items() if not name.startswith("classifier")},
+    }.items():
+        model.save_pretrained(tmp_path / folder)
+        AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / folder)
+        save_file(weights, tmp_path / folder / "model.safetensors", {"format": "pt"})
+    assert "have none of the weights" in one_line([str(tmp_path / "renamed"), *columns], capsys)
+    assert main([str(tmp_path / "headless"), *columns]) == 0
+    warning = capsys.readouterr().err
+    assert warning.endswith("does not have these weights, which are random now: classifier.bias, classifier.weight\n")
+
+
+def test_a_model_that_these_examples_do_not_fit(
+    tiny_encoder: str, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = {**tiny.SHAPE, "num_attention_heads": 2}
+    vision = {**size, "image_size": 16, "patch_size": 8}
+    config = CLIPConfig(text_config={**size, "vocab_size": 90}, vision_config=vision, projection_dim=8)
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "clip")
+    assert "cannot be measured on" in one_line(
+        [str(tmp_path / "clip"), "--data", str(tsv), "--text_columns", "sentence1"], capsys
+    )
+
+
+def test_an_encoder_without_a_head(tiny_encoder: str, tsv: Path, tmp_path: Path) -> None:
+    AutoModel.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "encoder")
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "encoder")
+    assert measured(str(tmp_path / "encoder"), tsv, "--text_columns", "sentence1")[0] == 0
 
 
 def test_files_that_cannot_be_used(tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +314,9 @@ def test_as_a_program(tiny_encoder: str, tsv: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match="2"):
         main([tiny_encoder, "--data"])
     assert capsys.readouterr().err == "error: argument --data: expected one argument (see --help)\n"
+    with pytest.raises(SystemExit, match="2"):
+        main([*argv, "--batch_size", "x"])
+    assert "argument --batch_size: must be a whole number from 1 on, not x" in capsys.readouterr().err
 
 
 def test_the_official_files(tiny_encoder: str, glue_data_dir: Path) -> None:

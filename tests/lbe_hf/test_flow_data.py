@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor
+from transformers import AutoConfig, AutoTokenizer, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
 from lbe_hf.flow_data import batches, collate_for, load_examples
 
@@ -63,3 +63,18 @@ def test_one_example_alone_is_dropped(count: int, size: int, sizes: list[int]) -
 
     examples = [{"x": index} for index in range(count)]
     assert [len(batch["x"]) for batch in batches(examples, size, collate)] == sizes
+
+
+def test_empty_cells_are_empty_texts_and_say_nothing_of_the_column(tiny_encoder: str) -> None:
+    examples = [{"text": None, "vector": [0.5, 1.0]}, {"text": "the cat", "vector": [0.1, 0.2]}]
+    config = AutoConfig.from_pretrained(tiny_encoder)
+    inputs = collate_for(tiny_encoder, config, examples, None, 8)(examples)
+    expected = AutoTokenizer.from_pretrained(tiny_encoder)(["", "the cat"], padding=True, return_tensors="pt")
+    assert torch.equal(inputs["input_ids"], expected["input_ids"])
+
+
+def test_lists_of_numbers_are_sound_where_there_is_nothing_else(tmp_path: Path) -> None:
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
+    examples: list[dict[str, Any]] = [{"sound": [0.5, 0.25], "label": 1}, {"sound": [0.5, 1.0], "label": 0}]
+    inputs = collate_for(str(tmp_path), Wav2Vec2Config(), examples, None, 8)(examples)
+    assert inputs["input_values"].tolist() == [[0.5, 0.25], [0.5, 1.0]]

@@ -43,6 +43,24 @@ def test_a_forward_that_was_there_is_put_back() -> None:
     assert vars(module)["forward"] is other
 
 
+def test_contexts_may_end_in_the_order_in_which_they_began() -> None:
+    module, x = Double(), torch.ones(1)
+    first, second, third = (around_forward(module, plus_one) for _ in range(3))
+    results = [module(x).item()]
+    for context in (first, second):
+        context.__enter__()
+        results.append(module(x).item())
+    first.__exit__(None, None, None)
+    results.append(module(x).item())
+    third.__enter__()  # above one that has ended
+    second.__exit__(None, None, None)
+    results.append(module(x).item())
+    third.__exit__(None, None, None)
+    assert results == [2, 3, 4, 3, 3]
+    assert module(x).item() == 2
+    assert "forward" not in vars(module)
+
+
 def test_autocasting_of_accelerate_replaces_nothing() -> None:
     AcceleratorState._reset_state()  # of the trainers of other tests
     try:

@@ -52,6 +52,15 @@ class Hidden(Inner):
         return self.inner(input_ids, **kwargs)  # with the labels among them
 
 
+class Dictionary(Inner):
+    def forward(self, input_ids: Tensor, labels: Any = None, **kwargs: Any) -> Any:
+        return self.loss_of(self.inner(input_ids).logits, labels, kwargs)
+
+    def loss_of(self, logits: Tensor, labels: Tensor, options: dict[str, Any]) -> Any:
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        return {"loss": loss / options.get("num_items_in_batch", 1), "logits": logits}
+
+
 class Sub(LlamaForCausalLM):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return super().forward(*args, **kwargs)
@@ -68,7 +77,7 @@ def test_which_losses_depend_on_the_number_of_items() -> None:
             return super().forward(*args, **kwargs)
 
     config = llama().config
-    for model in (llama(), Sub(config), Own(), Inner(config), Renamed(config), Hidden(config)):
+    for model in (llama(), Sub(config), Own(), Inner(config), Renamed(config), Hidden(config), Dictionary(config)):
         assert not ignores_num_items(model)
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     bart = BartForConditionalGeneration(

@@ -105,6 +105,7 @@ def test_integers_are_made_floats() -> None:
         ({"lbe_layers": 3}, "lbe_layers must be a list of at least one index"),
         ({"lbe_target_modules": "*.output"}, "is not a regular expression"),
         ({"lbe_target_modules": []}, "lbe_target_modules is empty"),
+        ({"lbe_target_modules": [0, 1]}, "lbe_target_modules must be a regular expression or a list of names"),
         ({"lbe_target_modules": '["broken'}, "not a JSON list of names: Unterminated string"),
     ],
 )
