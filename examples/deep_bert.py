@@ -12,6 +12,7 @@ is `LBETrainer` with `lbe_beta=0`. The script also takes all `LBETrainingArgumen
 """
 
 import copy
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import product
@@ -138,6 +139,8 @@ def draw(histories: dict[str, list[History]], folder: str) -> None:
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Train all models, draw the figures, print a summary by method, and return a table with one row per model."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    if args.seed != Arguments.seed or args.logging_strategy != "steps":
+        sys.exit("error: give --seeds instead of --seed, and leave out --logging_strategy: the figures need the log.")
     args.logging_steps = min(args.logging_steps, args.max_steps)
     table, histories = [], defaultdict(list)
     for seed, (trainer, beta) in product(args.seeds, {"Trainer": 0.0, "LBETrainer": args.lbe_beta}.items()):

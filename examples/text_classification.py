@@ -9,6 +9,7 @@ evaluation. The script also takes all `LBETrainingArguments`. It needs the extra
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, HfArgumentParser, set_seed
@@ -39,10 +40,16 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> LBETrainer:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     set_seed(args.seed)
+    if args.csv and not Path(args.csv).is_file():
+        sys.exit(f"error: {args.csv} is not a file.")
     examples = Dataset.from_csv(args.csv) if args.csv else Dataset.from_list(generate("demo_cola", 480, args.seed))
+    if "label" not in examples.features:
+        sys.exit(f"error: {args.csv} must have a column label, beside {', '.join(examples.features)}.")
     columns = [name for name, kind in examples.features.items() if name != "label" and "string" in kind.dtype]
     if not 1 <= len(columns) <= 2:
         sys.exit(f"error: {args.csv} must have one or two text columns beside label, not {len(columns)}: {columns}.")
+    if empty := [name for name in ("label", *columns) if None in examples.unique(name)]:
+        sys.exit(f"error: {args.csv} has empty cells in {', '.join(empty)}: fill them in.")
     labels = (examples := examples.class_encode_column("label")).features["label"].names
     tokenizer = AutoTokenizer.from_pretrained(locate(args.model))
     examples = examples.map(lambda batch: tokenizer(*(batch[name] for name in columns), truncation=True), batched=True)

@@ -44,6 +44,8 @@ def main(
     parser.add_argument("--dry_run", action="store_true", help="Count the runs, and stop.")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Number of runs at once.")
     args = parser.parse_args()
+    if args.workers < 1:
+        parser.error(f"--workers must be at least 1, not {args.workers}")
     if args.dry_run:
         _missing(plan, path)
         return

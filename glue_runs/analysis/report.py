@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         asked = arguments in (["-h"], ["--help"])
         print("usage: python -m glue_runs.report FOLDER", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may have characters that the terminal does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(write_report(GridFolder(arguments[0])))
     except InputError as error:

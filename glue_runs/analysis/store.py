@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..finetune.checkpoints import last_checkpoint
+from ..finetune.checkpoints import holds_checkpoint, last_checkpoint
 from ..finetune.fingerprint import changed_parts
 from ..finetune.record import COMPARE_BY, RESULT_NAME, read_record, write_json
 from .selection import runs_to_keep
@@ -54,7 +54,7 @@ class GridFolder:
         if not (self.path / GRID_NAME).is_file() and self.path.exists():
             # Another process may be making this grid at this moment.
             foreign = [path for path in self.path.iterdir() if not path.name.startswith(("runs", "locks", GRID_NAME))]
-            if foreign:
+            if foreign and not all((self.path / name).is_dir() for name in ("runs", "locks")):
                 raise InputError(f"{self.path} holds something that is not a grid: give another --output_dir.")
         for name, description in runs.items():
             begun = os.path.lexists(self.run_dir(name)) and self._read_record(name, description) is None
@@ -173,18 +173,19 @@ class GridFolder:
         lines = (self.run_dir(name) / ERROR_NAME).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
-    def prune(self, keep_models: str, also: Collection[str] = ()) -> None:
+    def prune(self, keep_models: str, runs: Collection[str], also: Collection[str] = ()) -> None:
         """Remove the checkpoints of finished runs, and the models that are not kept; links are never followed.
 
         Args:
             keep_models: which models to keep, as for `runs_to_keep`.
+            runs: names of the runs that are pruned; an earlier command may have kept the models of others.
             also: names of further runs whose models are kept.
         """
         with self.lock("grid"):
             results = tabulate(self.records())
             kept = runs_to_keep(results, keep_models) | set(also)
             for name in results["name"]:
-                if not self.is_linked(name):
+                if name in runs and not self.is_linked(name):
                     _clean(self.run_dir(name), keep_model=name in kept)
 
 
@@ -194,10 +195,11 @@ def _compared_by(description: dict[str, Any]) -> tuple[Any, ...]:
 
 def _clean(folder: Path, keep_model: bool) -> None:
     for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
+        if path.is_symlink() or not path.is_dir():
+            if path.is_dir() or (path.name != RESULT_NAME and not keep_model):
+                path.unlink()
+        elif holds_checkpoint(path):
             shutil.rmtree(path)
-        elif path.is_dir() or (path.name != RESULT_NAME and not keep_model):
-            path.unlink()
 
 
 @lru_cache(maxsize=1)

@@ -175,6 +175,15 @@ def given_settings(argv: list[str]) -> dict[str, Any]:
     return _finetune_parser().given(argv)
 
 
+def defining_settings(*arguments: ModelArguments | DataArguments | FinetuneArguments) -> dict[str, Any]:
+    """The settings that say what a run computes, without its length, so that it may be resumed for longer."""
+    values: dict[str, Any] = {}
+    for each in arguments:
+        values |= each.to_sanitized_dict() if isinstance(each, FinetuneArguments) else vars(each)
+    left_out = re.compile(rf"{EXCLUDED_FROM_RUN_ID.pattern}|max_steps|num_train_epochs|local_rank|deepspeed|fsdp.*")
+    return {name: value for name, value in values.items() if not left_out.fullmatch(name)}
+
+
 def changed_settings(argv: list[str]) -> dict[str, Any]:
     """The settings that a command line changes from their defaults, by name, with their types."""
     values, defaults = vars(_finetune_parser().parse_args(argv)), _defaults()

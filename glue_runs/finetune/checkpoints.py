@@ -23,6 +23,11 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=lambda path: _step(path) or 0, reverse=True)
 
 
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether the folder is a checkpoint by its name, also one that is set aside."""
+    return folder.name.lstrip("_").startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+
+
 def last_checkpoint(output_dir: str | Path, lbe_beta: float) -> str | None:
     """The newest complete checkpoint in `output_dir`, or None; arguments as for `is_complete`."""
     return next((str(path) for path in checkpoints(output_dir) if is_complete(path, lbe_beta)), None)

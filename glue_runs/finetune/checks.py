@@ -81,6 +81,8 @@ def check_values(data_args: Any, args: Any) -> None:
     for name, needed in _NEEDED_FOR_METRICS.items():
         if values[name] != needed:
             raise InputError(f"{name} must be {str(needed).lower()}, otherwise there are no metrics: leave it out.")
+    if args.label_smoothing_factor > 0 and not task.labels:
+        raise InputError(f"label_smoothing_factor needs labels, but {task.name} is a regression: leave it out.")
     for name in _MAPPINGS:
         if not isinstance(values.get(name), dict | None):
             raise InputError(f"{name} must be a JSON mapping, not {values[name]}.")
@@ -104,6 +106,15 @@ def check_batches(splits: Mapping[str, Sized], args: Any) -> None:
                 f"dataloader_drop_last leaves out all {len(examples)} {name} examples, which do not fill a batch of "
                 f"{batch_size}: give a smaller --per_device_{kind}_batch_size."
             )
+
+
+def check_lengths(tokenizer: Any, config: Any, max_length: int) -> None:
+    """Raise an `InputError` if the encoder cannot be given padded batches of `max_length` tokens."""
+    if tokenizer.pad_token is None:
+        raise InputError("The tokenizer has no padding token: give an encoder, whose tokenizer has one.")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise InputError(f"max_length must be at most {positions}, the positions of the encoder, not {max_length}.")
 
 
 def check_trainer(trainer: Trainer) -> None:

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ..redaction import report_error
 from ..tasks.glue import get_task
-from .arguments import DataArguments, FinetuneArguments, ModelArguments, parse
+from .arguments import DataArguments, FinetuneArguments, ModelArguments, defining_settings, parse
 from .card import write_card
 from .checkpoints import DamagedCheckpointError
+from .output import begin, check_is_own
 from .push import PushArguments, push_and_report
 from .record import RESULT_NAME, write_json
 from .run import prepare, run
@@ -19,17 +22,29 @@ from .run import prepare, run
 def main(argv: list[str] | None = None) -> int:
     """Do a run, save its record and its card, and push it if that is asked for.
 
-    Returns 0, or after one line on standard error 1 if a file could not be written or the push failed, and 2 for
-    input that cannot be used.
+    Returns 0, or after one line on standard error 1 if a file could not be written or the push failed, 2 for input
+    that cannot be used, and 130 after Ctrl-C.
     """
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        print("Stopped; --resume_from_checkpoint last resumes from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
     hub_token = None
     try:
-        model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv)
+        model_args, data_args, args = parse(argv)
         wants_push, hub_token = args.push_to_hub, args.hub_token
+        settings = defining_settings(model_args, data_args, args)
+        check_is_own(str(args.output_dir), args.resume_from_checkpoint, settings)
         trainer, splits = prepare(model_args, data_args, args)
     except Exception as error:
         return report_error(error, 2, hub_token)
     try:
+        if trainer.is_world_process_zero():
+            begin(str(args.output_dir), settings)
         record = run(trainer, splits, get_task(data_args.task_name))
         if trainer.is_world_process_zero():
             write_json(Path(str(args.output_dir)) / RESULT_NAME, record)
@@ -37,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         write_card(trainer, model_args, data_args, args, record["metrics"])
     except DamagedCheckpointError as error:
         return report_error(f"{error}: give an older one, or start without --resume_from_checkpoint.", 2, hub_token)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         return report_error(error, 1, hub_token)
     if not (wants_push and trainer.is_world_process_zero()):
         return 0

@@ -42,7 +42,11 @@ def load_model(name_or_path: str, task: Task) -> PreTrainedModel:
         InputError: there is no such model, its files are damaged, or the installed weights are not the expected ones.
     """
     id2label = dict(enumerate(task.labels))
-    head: dict[str, Any] = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
+    head: dict[str, Any] = {
+        "id2label": id2label,
+        "label2id": {label: index for index, label in id2label.items()},
+        "problem_type": "single_label_classification",  # the encoder may be one of a regression
+    }
     if not task.labels:
         head = {"num_labels": 1, "problem_type": "regression"}
     with _named_in_errors(name_or_path):

@@ -1,11 +1,18 @@
-"""The output folder of a run, and the name of its repository on the Hub."""
+"""The output folder of a run, which run it holds, and the name of its repository on the Hub."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
+from .checkpoints import checkpoints
+from .record import RESULT_NAME, read_json, write_json
+
+RUN_NAME = "run.json"
+"""The settings of the run in the folder, written before it trains."""
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -19,6 +26,43 @@ def check_output_dir(output_dir: str | Path) -> None:
         reason = f"{nearest} is read-only"
     if reason is not None:
         raise InputError(f"{output_dir} cannot be written, because {reason}: give another --output_dir.")
+
+
+def check_is_own(output_dir: str | Path, resumes_from: str | None, settings: Mapping[str, Any]) -> None:
+    """Check that a run continues no other one.
+
+    Args:
+        output_dir: the output folder.
+        resumes_from: `last`, or the folder of a checkpoint; None to start anew.
+        settings: of the run, as from `arguments.defining_settings`.
+
+    Raises:
+        InputError: the run starts anew where there are checkpoints, or resumes from those of another run.
+    """
+    folder = Path(output_dir)
+    if resumes_from is None:
+        if checkpoints(folder):
+            raise InputError(
+                f"{folder} holds checkpoints of an earlier run: resume it with --resume_from_checkpoint last, or give "
+                "another --output_dir."
+            )
+        return
+    path = (folder if resumes_from == "last" else Path(resumes_from).parent) / RUN_NAME
+    before = read_json(path) if path.is_file() else {}
+    for name, value in before.items() if isinstance(before, dict) else ():
+        if value != settings.get(name, value):
+            raise InputError(
+                f"The checkpoints to resume from are of a run with --{name} {value}, not {settings[name]}: give that, "
+                "or start anew in another --output_dir."
+            )
+
+
+def begin(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of the run into its folder, and remove the record of an earlier one."""
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT_NAME).unlink(missing_ok=True)
+    write_json(folder / RUN_NAME, dict(settings))
 
 
 def repository(hub_model_id: str | None, output_dir: str | Path | None) -> str:

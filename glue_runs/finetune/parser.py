@@ -126,7 +126,7 @@ class Parser(HfArgumentParser):
         """
         try:
             check_is_file(Path(path))
-            loader = _Loader(Path(path).read_text(encoding="utf-8"))
+            loader = _Loader(_as_yaml(Path(path).read_text(encoding="utf-8")))
             return self._words(loader, loader.get_single_node())
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise InputError(f"{error}") from error
@@ -207,6 +207,24 @@ def _type_name(action: argparse.Action) -> str:
     if action.choices is not None:
         return "{" + ",".join(str(choice) for choice in action.choices) + "}"
     return {"int": "INT", "float": "FLOAT", "string_to_bool": "BOOL"}.get(getattr(action.type, "__name__", ""), "TEXT")
+
+
+def _as_yaml(text: str) -> str:
+    """JSON without what YAML does not read: indentation by tabs, and pairs of surrogates for one character."""
+    repeated: list[str] = []
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name.replace("-", "_") for name, _ in pairs]
+        repeated.extend(name for name in names if names.count(name) > 1)
+        return dict(pairs)
+
+    try:
+        content = json.loads(text, object_pairs_hook=checked)
+    except ValueError:
+        return text
+    if repeated:
+        raise InputError(f"{repeated[0]} is given more than once.")
+    return json.dumps(content, ensure_ascii=False)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

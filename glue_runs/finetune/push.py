@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -105,7 +106,7 @@ def push(folder: Path, options: PushArguments) -> str:
     except HFValidationError as error:
         raise InputError(" ".join(str(error).split())) from error
     except Exception as error:  # of HTTP, of the network, of Xet: the folder can be pushed later
-        later = f"python -m glue_runs.push {folder} --hub_model_id {repo}"
+        later = shlex.join(["python", "-m", "glue_runs.push", str(folder), "--hub_model_id", repo])
         raise PushError(
             f"{repo} was not pushed: {_reason(error, api.endpoint)}. The result is safe in {folder}; "
             f"push it later with `{later}`."

@@ -17,7 +17,7 @@ from ..tasks.glue import Task, get_task
 from ..tasks.metrics import compute_metrics_for
 from .arguments import DataArguments, FinetuneArguments, ModelArguments
 from .checkpoints import DamagedCheckpointError, last_checkpoint
-from .checks import check_batches, check_trainer
+from .checks import check_batches, check_lengths, check_trainer
 from .encoder import load_model, load_tokenizer
 from .output import check_output_dir
 from .push import hub_is_ready
@@ -98,14 +98,17 @@ def prepare(
     check_batches(splits, args)
     tokenizer = load_tokenizer(model_name)
     set_seed(args.seed)  # the classification head is drawn here
+    model = load_model(model_name, task)
+    check_lengths(tokenizer, model.config, data_args.max_length)
     trainer = GlueTrainer(
-        model=load_model(model_name, task),
+        model=model,
         args=args,
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
         processing_class=tokenizer,
         compute_metrics=compute_metrics_for(task),
+        preprocess_logits_for_metrics=_only_logits,
         callbacks=[LogWhereSaved()],
     )
     check_trainer(trainer)
@@ -140,6 +143,11 @@ def run(trainer: GlueTrainer, splits: DatasetDict, task: Task) -> dict[str, Any]
         "environment": environment(),
         "config": {name: value for name, value in args.to_sanitized_dict().items() if name != "output_dir"},
     }
+
+
+def _only_logits(outputs: Any, labels: Any) -> Any:
+    """Without what some encoders return beside the logits, as hidden states."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def _train(trainer: GlueTrainer) -> dict[str, float]:

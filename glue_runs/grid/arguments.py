@@ -246,6 +246,8 @@ def _check_arguments(grid: GridArguments, fixed: list[str]) -> None:
         raise InputError(f"--cpus_per_run must be at least 1 and at most {_MOST_CPUS}, not {grid.cpus_per_run}.")
     if grid.gpus_per_run is not None and not 0 <= grid.gpus_per_run <= 1:
         raise InputError(f"--gpus_per_run must lie between 0 and 1, not {grid.gpus_per_run}: a run has one device.")
+    if grid.engine != "ray" and (grid.ray_address is not None or grid.gpus_per_run is not None):
+        raise InputError("--ray_address and --gpus_per_run are for Ray: add --engine ray, or leave them out.")
     if grid.max_retries < 0:
         raise InputError(f"--max_retries must be zero or positive, not {grid.max_retries}.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -66,14 +66,14 @@ def work(engine: Engine, folder: GridFolder, runs: dict[str, Run], keep_models: 
             # Pruning reads all results, which takes longer than a run on a large grid.
             if time.monotonic() > prune_again:
                 begun = time.monotonic()
-                _prune(folder, keep_models)
+                _prune(folder, keep_models, runs)
                 prune_again = begun + _PRUNE_EVERY * (time.monotonic() - begun)
-    _prune(folder, keep_models)
+    _prune(folder, keep_models, runs)
 
 
-def _prune(folder: GridFolder, keep_models: str) -> None:
+def _prune(folder: GridFolder, keep_models: str, runs: Collection[str]) -> None:
     try:
-        folder.prune(keep_models)
+        folder.prune(keep_models, runs)
     except (InputError, OSError) as error:  # the other runs continue
         tqdm.write(f"Nothing was pruned: {error}")
 

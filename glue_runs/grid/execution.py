@@ -16,7 +16,7 @@ from ..analysis.store import ERROR_NAME, GridFolder
 from ..errors import InputError
 from ..finetune.arguments import parse
 from ..finetune.card import write_card
-from ..finetune.checkpoints import DamagedCheckpointError, checkpoints, is_complete
+from ..finetune.checkpoints import DamagedCheckpointError, checkpoints, holds_checkpoint, is_complete
 from ..finetune.fingerprint import changed_parts, fingerprint_encoder
 from ..finetune.record import RESULT_NAME, write_json
 from ..finetune.run import prepare
@@ -133,7 +133,7 @@ def _execute(path: Path, run: Run) -> str:
     for leftover in path.iterdir():
         if leftover.is_symlink() or not leftover.is_dir():  # a named pipe, too
             leftover.unlink()
-        elif leftover not in usable:
+        elif holds_checkpoint(leftover) and leftover not in usable:
             shutil.rmtree(leftover)
     set_aside: dict[Path, Path] = {}
     damage = ""

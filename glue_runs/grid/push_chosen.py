@@ -8,6 +8,7 @@ from ..analysis.selection import best_run
 from ..analysis.store import GridFolder
 from ..analysis.table import tabulate
 from ..errors import InputError
+from ..finetune.arguments import given_settings
 from ..finetune.push import NoModelError, PushArguments, PushError, push
 from ..finetune.record import COMPARE_BY
 from ..redaction import report_error
@@ -20,6 +21,9 @@ def push_chosen(folder: GridFolder, grid: GridArguments, runs: Iterable[Run]) ->
 
     If all pushes succeed, models that `keep_models` does not keep are removed, except the pushed ones.
     """
+    runs = list(runs)
+    fixed = given_settings(list(runs[0].fixed))
+    hub = {name: fixed.get(name) for name in ("hub_private_repo", "hub_revision")}
     # With one model, the runs of a task can all be compared.
     compared = {run.task: {key: getattr(run, key) for key in COMPARE_BY} for run in runs}
     chosen = {task: choose_run(folder, shared) for task, shared in compared.items()}
@@ -28,7 +32,7 @@ def push_chosen(folder: GridFolder, grid: GridArguments, runs: Iterable[Run]) ->
         if name is None:
             print(f"{task}: not pushed, because its runs are not all done, have no scores, or diverged.")
             continue
-        options = PushArguments(hub_model_id=grid.repository(task), hub_token=grid.hub_token)
+        options = PushArguments(hub_model_id=grid.repository(task), hub_token=grid.hub_token, **hub)
         run_dir = folder.run_dir(name)
         if folder.is_linked(name):
             remedy = "links are not pushed, replace it by the folder"
@@ -45,7 +49,8 @@ def push_chosen(folder: GridFolder, grid: GridArguments, runs: Iterable[Run]) ->
             report_error(f"{task}: {error}", 1, grid.hub_token)
             failed = True
     if not failed and all(chosen.values()):
-        folder.prune(grid.keep_models, also=[name for name in chosen.values() if name is not None])
+        pushed = [name for name in chosen.values() if name is not None]
+        folder.prune(grid.keep_models, [run.name for run in runs], also=pushed)
     return not failed
 
 

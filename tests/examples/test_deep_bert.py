@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from programs import example
 
 
@@ -26,3 +27,9 @@ def test_the_accuracy_is_that_of_the_batches(tmp_path: Path) -> None:
     results = example("deep_bert").main([*arguments, "--output_dir", str(tmp_path)])
     assert results["seed"].tolist() == [3, 3]
     assert (results["accuracy"] > 0.9).all()
+
+
+@pytest.mark.parametrize("argv", ["--seed 7", "--logging_strategy no"])
+def test_what_would_be_ignored_is_refused(argv: str) -> None:
+    with pytest.raises(SystemExit, match="give --seeds instead of --seed, and leave out --logging_strategy"):
+        example("deep_bert").main(argv.split())

@@ -48,3 +48,19 @@ def test_a_csv_of_the_users_own(texts: list[str], tmp_path: Path, tiny_encoder: 
     )
     assert classify("low text")[0]["label"] in labels
     assert trainer.model.config.id2label == {0: "high", 1: "low", 2: "middle"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not a file"),
+        ("text,class\na,1\n", "must have a column label, beside text, class"),
+        ("text,label\na,1\n,0\n", "has empty cells in text"),
+    ],
+)
+def test_files_that_cannot_be_used(text: str | None, message: str, tmp_path: Path) -> None:
+    csv = tmp_path / "rows.csv"
+    if text is not None:
+        csv.write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        example("text_classification").main([*QUICK, "--csv", str(csv), "--output_dir", str(tmp_path)])

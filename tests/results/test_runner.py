@@ -72,6 +72,15 @@ def test_an_interrupt_ends_the_study_at_once(path: Path) -> None:
     assert not Path("second.pid").exists()
 
 
+def test_a_study_needs_a_worker(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["study.py", "--workers", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        runner.main("", plan, fails_once, path)
+    assert "--workers must be at least 1, not 0" in capsys.readouterr().err
+
+
 def test_only_one_process_writes_the_file(path: Path) -> None:
     with FileLock(path.with_suffix(".lock")), pytest.raises(SystemExit, match="another process writes"):
         runner.main("", plan, fails_once, path)

@@ -81,16 +81,35 @@ def test_models_that_are_kept(folder: GridFolder, keep: str, kept: str) -> None:
     for name, score in zip("abcd", (0.5, 0.7, float("nan"), 0.1), strict=True):
         finish(folder, name, score)
     folder.run_dir("e").mkdir()  # not of this grid
-    folder.prune(keep)
+    folder.prune(keep, folder.runs)
     assert "".join(name for name in "abcd" if (folder.run_dir(name) / "model.safetensors").exists()) == kept
     assert not list(folder.path.glob("runs/*/checkpoint-*"))
     assert all(folder.result(name) for name in "abcd")
     assert folder.run_dir("e").exists()
 
 
+def test_only_the_runs_of_a_command_are_pruned_and_only_their_checkpoints(folder: GridFolder) -> None:
+    for name in "ab":
+        finish(folder, name, 0.5)
+        (folder.run_dir(name) / "runs").mkdir()  # of TensorBoard
+    folder.prune("none", ["b"])
+    assert {path.name for path in folder.run_dir("a").iterdir()} == {
+        "checkpoint-3", "model.safetensors", "result.json", "runs"
+    }  # fmt: skip
+    assert {path.name for path in folder.run_dir("b").iterdir()} == {"result.json", "runs"}
+
+
+def test_a_grid_whose_file_was_deleted_is_still_one(folder: GridFolder) -> None:
+    finish(folder, "a", 0.5)
+    (folder.path / "report.md").touch()
+    (folder.path / "grid.json").unlink()
+    folder.add({"a": description(WANTED["a"])}, "command")
+    assert folder.state("a") == "done"
+
+
 def test_a_run_in_progress_keeps_its_checkpoints(folder: GridFolder) -> None:
     (folder.run_dir("a") / "checkpoint-3").mkdir(parents=True)
-    folder.prune("none")
+    folder.prune("none", folder.runs)
     assert (folder.run_dir("a") / "checkpoint-3").exists()
 
 
@@ -105,7 +124,7 @@ def test_a_linked_run_is_read_but_nothing_behind_it_is_deleted(
         (folder.path / "runs").rmdir()
         (folder.path / "runs").symlink_to(precious.parent)
     folder.add(wanted, "command")
-    folder.prune("none")
+    folder.prune("none", folder.runs)
     assert {path.name for path in precious.iterdir()} == {"letters", "thesis.tex", "result.json"}
     assert folder.state("precious") == "done"
     (precious / "result.json").unlink()
@@ -118,7 +137,7 @@ def test_links_in_a_run_are_removed_and_not_followed(folder: GridFolder, preciou
     finish(folder, "a", 0.5)
     (folder.run_dir("a") / "checkpoint-4").symlink_to(precious)
     (folder.run_dir("a") / "weights").symlink_to(precious / "thesis.tex")
-    folder.prune("none")
+    folder.prune("none", folder.runs)
     assert [path.name for path in folder.run_dir("a").iterdir()] == ["result.json"]
     assert {path.name for path in precious.iterdir()} == {"letters", "thesis.tex", "result.json"}
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from transformers import Trainer
 
 from glue_runs.errors import InputError
 from glue_runs.finetune.arguments import parse
-from glue_runs.finetune.checks import check_batches, check_trainer
+from glue_runs.finetune.checks import check_batches, check_lengths, check_trainer
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,13 @@ def test_what_it_can_begin_with_is_made_anew_later(optimizer: str, tmp_path: Pat
     check_trainer(trainer)
     assert (trainer.optimizer, trainer.lr_scheduler) == (None, None)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_the_encoder_cannot_be_given() -> None:
+    tokenizer, config = SimpleNamespace(pad_token="[PAD]"), SimpleNamespace(max_position_embeddings=64)
+    check_lengths(tokenizer, config, 64)
+    check_lengths(tokenizer, SimpleNamespace(), 512)
+    with pytest.raises(InputError, match="max_length must be at most 64"):
+        check_lengths(tokenizer, config, 65)
+    with pytest.raises(InputError, match="has no padding token"):
+        check_lengths(SimpleNamespace(pad_token=None), config, 64)

@@ -1,6 +1,9 @@
 """The command that does one run: its exit codes, and the one line of each error."""
 
 import errno
+import json
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +56,7 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         (["--task_name", "rte", "--data_dir", "{folder}"], "line 3: 2 columns, expected 4"),
         (["--task_name", "demo_rte", "--model_name_or_path", "nobody/nothing"], "'nobody/nothing' cannot be loaded"),
         (["--task_name", "demo_rte", "--lbe_beta", "-1"], "lbe_beta must be zero or positive"),
+        (["--task_name", "stsb", "--label_smoothing_factor", "0.1"], "needs labels, but stsb is a regression"),
         (["--task_name", "demo_rte", "--lbe_beta", "much"], "invalid float value: 'much'"),
         (["--task_name", "demo_rte", "--lbe_samples", "row"], "invalid choice: 'row'"),
         (["--task_name", "demo_rte", "--lbe_betta", "1"], "--lbe_betta"),
@@ -106,3 +110,47 @@ def test_as_programs(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         assert "2/2" in ended.stderr  # the progress bar
         assert "test: loss" in ended.stdout
+
+
+def test_a_run_that_another_one_left_is_not_resumed(
+    tmp_path: Path, tiny_encoder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--task_name", "demo_rte", "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    arguments += ["--save_strategy", "steps", "--save_steps", "1", "--max_eval_samples", "8"]
+    assert main([*arguments, "--max_steps", "1"]) == 0
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for more, message in (
+        ([], "holds checkpoints of an earlier run"),
+        (["--resume_from_checkpoint", "last", "--lbe_beta", "0.5"], "of a run with --lbe_beta"),
+    ):
+        assert main([*arguments, "--max_steps", "2", *more]) == 2
+        assert message in capfd.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert main([*arguments, "--max_steps", "2", "--resume_from_checkpoint", "last"]) == 0
+    assert (tmp_path / "checkpoint-2").is_dir()
+
+
+def test_an_interrupt_says_how_to_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    assert main([*RUN, "--output_dir", str(tmp_path)]) == 130
+    assert capfd.readouterr().err.endswith(
+        "Stopped; --resume_from_checkpoint last resumes from the last checkpoint.\n"
+    )
+
+
+def test_an_encoder_that_returns_its_hidden_states_is_evaluated(tmp_path: Path, tiny_encoder: str) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    config = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    config |= {"output_hidden_states": True, "problem_type": "regression"}
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps(config))
+    arguments = ["--task_name", "demo_rte", "--model_name_or_path", str(tmp_path / "encoder")]
+    arguments += ["--max_steps", "1", "--max_eval_samples", "8", "--output_dir", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    metrics = json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["test"]
+    assert metrics["accuracy"] * 8 == round(metrics["accuracy"] * 8)
+    assert metrics["loss"] == pytest.approx(math.log(2), rel=0.1)  # the cross-entropy of an untrained head

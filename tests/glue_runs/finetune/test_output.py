@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glue_runs.errors import InputError
-from glue_runs.finetune.output import check_output_dir, repository
+from glue_runs.finetune.output import begin, check_is_own, check_output_dir, repository
 
 
 def test_what_can_be_made_is_not_made(tmp_path: Path) -> None:
@@ -35,3 +35,23 @@ def test_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "out")
     with pytest.raises(InputError, match=f"{tmp_path / 'out'} is read-only: give another --output_dir"):
         check_output_dir(tmp_path / "out" / "grid")
+
+
+SETTINGS = {"learning_rate": 1e-3, "seed": 1, "task_name": "rte"}
+
+
+def test_a_run_continues_no_other_one(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("of an earlier run")
+    check_is_own(tmp_path, None, SETTINGS)
+    begin(tmp_path, SETTINGS)
+    assert not (tmp_path / "result.json").exists()
+    check_is_own(tmp_path, None, SETTINGS)
+    (tmp_path / "checkpoint-3").mkdir()
+    with pytest.raises(InputError, match="holds checkpoints of an earlier run: resume it with"):
+        check_is_own(tmp_path, None, SETTINGS)
+    for resumes_from in ("last", str(tmp_path / "checkpoint-3")):
+        check_is_own(tmp_path, resumes_from, SETTINGS)
+        with pytest.raises(InputError, match=r"of a run with --learning_rate 0.001, not 0.05: give that, or start"):
+            check_is_own(tmp_path, resumes_from, {**SETTINGS, "learning_rate": 0.05})
+    (tmp_path / "run.json").unlink()  # as of a run by an older version
+    check_is_own(tmp_path, "last", {**SETTINGS, "seed": 2})

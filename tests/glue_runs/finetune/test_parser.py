@@ -48,6 +48,17 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> N
     assert str(error.value).startswith(f"The arguments in {tmp_path / 'run.yaml'} cannot be used: ")
 
 
+@pytest.mark.parametrize("text", ['{\n\t"task_name": "rte",\n\t"seed": 3\n}', '{"task_name": "rte", "seed": 3,}'])
+def test_json_as_programs_and_people_write_it(tmp_path: Path, text: str) -> None:
+    _, data_args, args = read(tmp_path, text)
+    assert (data_args.task_name, args.seed) == ("rte", 3)
+
+
+def test_json_escapes_of_one_character(tmp_path: Path) -> None:
+    model_args, _, _ = read(tmp_path, '{"task_name": "rte", "model_name_or_path": "my\\ud83d\\ude00"}')
+    assert model_args.model_name_or_path == "my\U0001f600"
+
+
 def test_a_named_pipe_is_no_file_of_arguments(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.yaml")
     with pytest.raises(InputError, match="is a named pipe or a device, not a file"):

@@ -68,7 +68,7 @@ def test_what_is_pushed_comes_back_bit_for_bit(pushed: Pushed, tmp_path: Path) -
     repo = pushed.hub.repos["me/lbe"]
     assert repo.commits[1].startswith("Training in progress, step ")
     assert repo.commits[-1] == "End of training"
-    beside = {"README.md", "lbe_entropy.png", "result.json", "trainer_state.json", "training_args.bin"}
+    beside = {"README.md", "lbe_entropy.png", "result.json", "run.json", "trainer_state.json", "training_args.bin"}
     assert set(repo.files) == STOCK_FILES | beside
     assert_comes_back(pushed.hub, tmp_path, "me/lbe", pushed.folder / "out")
     assert "lbe" not in repo.files["config.json"].decode()

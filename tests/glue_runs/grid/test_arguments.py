@@ -32,6 +32,8 @@ def test_the_cpu_is_used_in_every_spelling(monkeypatch: pytest.MonkeyPatch) -> N
         ("--tasks rte sst", "There is no task 'sst'"),
         ("--learning_rate 1e-5", "--learning_rate is swept by the grid: use --learning_rates"),
         ("--workers 0", "--workers must be auto or at least 1, not 0"),
+        ("--gpus_per_run 0.5", "are for Ray: add --engine ray, or leave them out"),
+        ("--ray_address auto", "are for Ray: add --engine ray, or leave them out"),
         ("--workers all", "--workers must be auto or at least 1, not all"),
         ("--seed=3", "--seed is swept by the grid: use --seeds"),
         ("--learning-rate 1e-5", "--learning_rate is swept by the grid: use --learning_rates"),

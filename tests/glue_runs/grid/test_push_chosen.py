@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from grids import description, made_up, made_up_grid
 
+from glue_runs.grid import push_chosen as push_chosen_module
 from glue_runs.grid.arguments import GridArguments
 from glue_runs.grid.command import main as grid_main
 from glue_runs.grid.plan import Run
@@ -30,7 +31,7 @@ def test_the_chosen_run_is_of_the_setting_best_by_mean(tmp_path: Path) -> None:
     folder.add({"other": other}, "python -m glue_runs.grid")
     assert choose_run(folder, shared) == "run05"  # mean 0.65, seed 1
     (folder.run_dir("run05") / "model.safetensors").touch()
-    folder.prune("none", also=["run05"])
+    folder.prune("none", folder.runs, also=["run05"])
     assert {path.parent.name for path in tmp_path.glob("runs/*/model.safetensors")} == {"run05"}
     folder.add({"open": description(records[0])}, "python -m glue_runs.grid")
     assert choose_run(folder, shared) is None
@@ -61,3 +62,15 @@ def test_a_grid_that_cannot_be_pushed(arguments: str, message: str, tmp_path: Pa
     assert grid_main(["--tasks", "demo_rte", "--output_dir", str(tmp_path / "grid"), *arguments.split()]) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "grid").exists()
+
+
+def test_the_repository_is_as_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the runs were finished by a command that did not push."""
+    pushed = []
+    monkeypatch.setattr(push_chosen_module, "push", lambda folder, options: pushed.append(options) or "url")
+    folder = made_up_grid(tmp_path / "grid", [made_up(0.5, 0.5, 1)])
+    grid = GridArguments(output_dir=str(folder.path), hub_model_id_prefix="me/x", keep_models="none")
+    fixed = ("--hub_private_repo", "true", "--hub_revision", "v2")
+    run = Run("cola", "m", 1e-5, 1, None, None, 0.0, "default", fixed=fixed)
+    assert push_chosen(folder, grid, [run])
+    assert [(options.hub_private_repo, options.hub_revision) for options in pushed] == [(True, "v2")]
