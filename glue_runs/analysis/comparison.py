@@ -65,11 +65,6 @@ def _p_value(differences: NDArray[np.float64]) -> float:
         return 1.0
     if len(differences) > _MAX_EXACT:
         return float(stats.wilcoxon(differences).pvalue)
-    test = stats.permutation_test(
-        (differences, np.zeros_like(differences)),
-        lambda x, y, axis: np.mean(x - y, axis=axis),
-        permutation_type="samples",
-        n_resamples=np.inf,
-        vectorized=True,
-    )
+    # Of a single sample, this type of permutation changes the signs.
+    test = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
     return float(test.pvalue)
