@@ -120,3 +120,9 @@ def test_the_page_has_the_table_and_its_summary_the_runs_and_p_values(capsys: py
     for variant in ("targets fixed", "first 100 steps", "additive"):
         assert f"{trained[variant]} runs train with" in summary
     assert f"The page makes {len(corrected)} tests." in " ".join(page.split())
+    lines = pd.read_csv(ROOT / "results" / "mechanism" / "runs.csv")
+    steps = lines[lines["accuracy"] > 0.95].groupby(["variant", "seed"])["step"].min()
+    reached = {variant: f"{len(steps[variant])} of 15" for variant in ("one-sided", "floor")}
+    assert f"{reached['one-sided']} one-sided runs and {reached['floor']} with the floor reach 0.95" in summary
+    assert {steps[variant].median() for variant in reached} == {60}
+    assert "at a median of 60 steps" in summary
