@@ -160,7 +160,8 @@ def _count_hidden_states(config: Any) -> int | None:
         return None
     layers: int | None = getattr(text, "num_hidden_layers", None)
     if not getattr(config, "is_encoder_decoder", False):
-        return None if layers is None else layers + 1
+        # The decoder of an encoder-decoder model, by itself, has another number of layers.
+        return None if layers is None or hasattr(config, "decoder_layers") else layers + 1
     encoder = getattr(config, "encoder_layers", layers)
     decoder = getattr(config, "decoder_layers", getattr(config, "num_decoder_layers", None))
     return None if encoder is None or decoder is None else encoder + 1 + decoder + 1

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tiny import bert, token_rows
+from tiny import bert, causal_rows, token_rows
 from transformers import (
     BartConfig,
+    BartForCausalLM,
     BartForConditionalGeneration,
 )
 
@@ -20,6 +21,14 @@ def test_layers_that_are_dropped_at_random_are_refused(make_trainer: Make) -> No
     config = BartConfig(d_model=8, **heads, encoder_layers=1, decoder_layers=1, vocab_size=40, encoder_layerdrop=0.1)
     with pytest.raises(ValueError, match=r"set config.encoder_layerdrop to 0"):
         make_trainer(LBETrainer, BartForConditionalGeneration(config), token_rows(8))
+
+
+def test_the_decoder_of_a_deeper_model_by_itself(make_trainer: Make) -> None:
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(d_model=8, **heads, encoder_layers=1, decoder_layers=4, vocab_size=40)
+    trainer = make_trainer(LBETrainer, BartForCausalLM(config), causal_rows(8), lbe_layers=[3], max_steps=1)
+    trainer.train()
+    assert trainer.lbe_layer_names == ["hidden_states[3]"]
 
 
 def test_model_without_hidden_states(make_trainer: Make) -> None:
