@@ -3,9 +3,10 @@
     python results/paper_networks/study.py --dry_run     # how many runs there are, and how many are missing
     python results/paper_networks/study.py               # as many at once as there are cores, one thread each
 
-Settings are chosen by the mean validation score of seeds 0 and 1. When all these runs are done, the chosen settings
-are judged on the test images with seeds 100 to 109. The score is the accuracy; for autoencoders it is the structural
-similarity (SSIM). The data are scikit-learn's digits: 1149 for training, 288 for validation, 360 for the test.
+Every setting is tried with seed 0, and the three best of each method with seed 1: that with the best mean validation
+score is chosen, and judged on the test images with seeds 100 to 109. The score is the accuracy; for autoencoders it is
+the structural similarity (SSIM). The data are scikit-learn's digits: 1149 for training, 288 for validation, 360 for
+the test.
 
 Trains with the examples; needs the extra `examples`. All raw results are in `runs.csv`; the column `test` is empty for
 the seeds of the choice.
@@ -14,7 +15,7 @@ the seeds of the choice.
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from images import load_images, standardize  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 CHOICE, JUDGEMENT = range(2), range(100, 110)
+FINALISTS = 3
+"""Settings of each method that are tried with the second seed of the choice."""
+
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 ARGUMENTS = {
     "mlp": "--network mlp --depth 50",
@@ -91,38 +95,57 @@ def settings(contest: str, method: str, seed: int) -> Iterator[Run]:
         yield Run(contest, method, seed, rate, alpha, beta)
 
 
-def choice() -> Iterator[Run]:
-    for seed, (contest, methods) in product(CHOICE, CONTESTS.items()):
-        for method in methods:
-            yield from settings(contest, method, seed)
-
-
 def plan(done: pd.DataFrame) -> Iterator[Run]:
     """The runs of the choice, and those of the judgement that are known to be needed, given the results so far."""
-    yield from choice()
+    yield from choice(done)
     yield from judgement(done)
+
+
+def choice(lines: pd.DataFrame) -> Iterator[Run]:
+    """Every setting with the first seed; the best of each method with the second one."""
+    for contest, methods in CONTESTS.items():
+        for method in methods:
+            yield from settings(contest, method, CHOICE[0])
+    for contest, methods in CONTESTS.items():
+        for method in methods:
+            yield from with_seed(best(lines, list(settings(contest, method, CHOICE[0]))), CHOICE[1])
 
 
 def judgement(lines: pd.DataFrame) -> Iterator[Run]:
     """The chosen settings with fresh seeds, for contests in which all runs of the choice are done."""
-    done = set(lines["run"])
-    for seed, (contest, methods) in product(JUDGEMENT, CONTESTS.items()):
-        tried = [[list(settings(contest, method, own)) for own in CHOICE] for method in methods]
-        if all(run.name in done for by_seed in tried for same in by_seed for run in same):
-            for by_seed in tried:
-                yield chosen(lines, by_seed, seed)
+    for contest, methods in CONTESTS.items():
+        winners = [winner for method in methods for winner in chosen(lines, contest, method)]
+        if len(winners) == len(methods):
+            for seed in JUDGEMENT:
+                yield from with_seed(winners, seed)
 
 
-def chosen(lines: pd.DataFrame, by_seed: list[list[Run]], seed: int) -> Run:
-    """The setting with the best mean validation score (the first of equal ones), with this seed.
+def chosen(lines: pd.DataFrame, contest: str, method: str) -> list[Run]:
+    """The setting with the best mean validation score over both seeds; none while a run of the choice is missing."""
+    first = best(lines, list(settings(contest, method, CHOICE[0])))
+    second = list(with_seed(first, CHOICE[1]))
+    scores = validation(lines)
+    if not first or not all(run.name in scores for run in second):
+        return []
+    means = {one: scores[one.name] + scores[other.name] for one, other in zip(first, second, strict=True)}
+    return [max(means, key=lambda run: means[run])]
 
-    Args:
-        by_seed: the same settings in the same order for each seed of the choice.
-    """
-    scores = lines.set_index("run")["validation"].fillna(0)  # a run that diverged has no score
-    means = [sum(scores[run.name] for run in same) / len(same) for same in zip(*by_seed, strict=True)]
-    best = by_seed[0][means.index(max(means))]
-    return Run(**{**asdict(best), "seed": seed})
+
+def best(lines: pd.DataFrame, runs: list[Run]) -> list[Run]:
+    """The `FINALISTS` runs with the highest validation scores, in order, or none while one is missing."""
+    scores = validation(lines)
+    if not all(run.name in scores for run in runs):
+        return []
+    return sorted(runs, key=lambda run: scores[run.name], reverse=True)[:FINALISTS]
+
+
+def validation(lines: pd.DataFrame) -> dict[str, float]:
+    """Scores on the validation images by run; 0 for one that diverged."""
+    return lines.set_index("run")["validation"].fillna(0).to_dict() if len(lines) else {}
+
+
+def with_seed(runs: list[Run], seed: int) -> Iterator[Run]:
+    yield from (replace(run, seed=seed) for run in runs)
 
 
 def execute(run: Run) -> pd.DataFrame:
