@@ -27,6 +27,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
 from lbe_hf import LBETrainer, LBETrainingArguments
 from lbe_hf.figures import draw_entropy_by_step
+from lbe_hf.log_lines import by_layer
 
 
 @dataclass
@@ -134,8 +135,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         run.lbe_beta, run.seed = beta, seed
         scores, history = train(run, splits)
         histories.setdefault(trainer, history)
-        last = [line for line in history if "entropy/layer_00" in line][-1]
-        entropies = [value for key, value in last.items() if key.startswith("entropy/")]
+        entropies = [values for line in history if (values := by_layer(line, "entropy"))][-1]
         table.append({"trainer": trainer, "seed": seed, **scores, "lowest": min(entropies), "highest": max(entropies)})
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     draw(histories, args.output_dir)

@@ -1,4 +1,4 @@
-"""Layer activations recorded during forward passes, and their batch entropy."""
+"""Layer activations recorded during forward passes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .entropy import measure_entropies
-from .moments import Samples, fitting, real_tokens
+from .moments import Samples, fitting, readable_mask
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,9 @@ class Recording:
         """
         masks: list[Tensor | None] = []
         for mask in (given("attention_mask"), given("decoder_attention_mask")):
-            if isinstance(mask, Tensor) and 2 <= mask.dim() <= 4:
-                masks.append(real_tokens(mask))
-            else:
-                masks.append(None)
-                self.unreadable_mask = type(mask).__name__ if mask is not None else self.unreadable_mask
+            masks.append(readable_mask(mask))
+            if mask is not None and masks[-1] is None:
+                self.unreadable_mask = type(mask).__name__
         return masks[0], labelled(given("labels")) if masks[1] is None else masks[1]
 
     def check(self, models: str, nothing: str) -> None:
@@ -146,47 +143,6 @@ class ActivationSource(Protocol):
         Raises:
             ValueError: when leaving the context, if nothing was recorded.
         """
-
-
-def measure_activations(
-    activations: list[Activation],
-    samples: Samples,
-    ignore_padding: bool,
-    measure: Callable[..., tuple[Tensor, Tensor]] = measure_entropies,
-) -> tuple[list[str], Tensor, Tensor]:
-    """Batch entropy of each layer, averaged over the forward passes in which it could be measured.
-
-    Args:
-        activations: of all forward passes. The list is emptied, so that each activation can be freed once measured.
-        samples: as for `batch_entropy`.
-        ignore_padding: exclude padding, using the mask of each forward pass.
-        measure: `measure_entropies`, or a function with the same signature.
-
-    Returns:
-        Names of the layers, their entropies `(L,)`, and whether they could be measured `(L,)`.
-
-    Raises:
-        ValueError: an activation was modified in place after it was recorded.
-    """
-    for activation in activations:
-        if activation.version is not None and activation.value._version != activation.version:
-            raise ValueError(
-                f"The output of {activation.name} was modified in place after it was recorded, for example by "
-                "ReLU(inplace=True) or `h += x`: use an out-of-place operation, or name the module that performs it."
-            )
-    of_layers = [activation.name for activation in activations]
-    masks = [a.fitting_mask if ignore_padding else None for a in activations]
-    activations.reverse()
-    values = (activations.pop().value for _ in of_layers)
-    entropies, measured = measure(values, masks, samples)
-    names = list(dict.fromkeys(of_layers))
-    if len(names) == len(of_layers):
-        return names, entropies, measured
-    layer = torch.tensor([names.index(name) for name in of_layers]).to(entropies.device)
-    zeros = entropies.new_zeros(len(names))
-    counts = zeros.index_add(0, layer, measured.to(entropies.dtype))
-    sums = zeros.index_add(0, layer, entropies)  # an entropy that could not be measured is 0
-    return names, sums / counts.clamp(min=1), counts > 0
 
 
 def check_layers(layers: Sequence[int] | None, count: int) -> None:

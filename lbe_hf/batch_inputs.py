@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .moments import real_tokens
+from .moments import readable_mask
 
 _NO_CONTENT = ("mask", "label", "position", "token_type", "num_items_in_batch")
 
@@ -34,8 +34,7 @@ class BatchInputs:
     def of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> BatchInputs:
         """Inspect all tensors in the arguments, including those in dictionaries. Synchronizes with the device."""
         tensors = dict(_tensors({**{str(index): value for index, value in enumerate(args)}, **kwargs}))
-        given = next((value for name, value in tensors.items() if name == "attention_mask"), None)
-        mask = real_tokens(given) if given is not None and 2 <= given.dim() <= 4 else None
+        mask = readable_mask(tensors.get("attention_mask"))
         content = {
             name: value for name, value in tensors.items() if not any(word in name for word in _NO_CONTENT)
         } or tensors

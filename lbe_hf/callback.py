@@ -18,13 +18,14 @@ from accelerate.utils import broadcast, recursively_apply
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
-from .diagnosis import FlowMeter, InformationFlow, as_found
+from .diagnosis import FlowMeter, InformationFlow, prepared
 from .flow_history import FlowHistory
 from .flow_page import can_draw, history_page
 from .forward_pass import Forward, around_forward
+from .log_lines import layer_entries
 from .moments import Samples, check_samples
 
 logger = logging.get_logger(__name__)
@@ -101,7 +102,7 @@ class InformationFlowCallback(TrainerCallback):
             )
         if state.global_step > 0 and state.is_world_process_zero:
             try:
-                self.history = FlowHistory.load(_folder(args, state) / RECORD_NAME)
+                self.history = FlowHistory.load(_checkpoint(args, state) / RECORD_NAME)
             except (OSError, ValueError) as error:
                 logger.warning(f"InformationFlowCallback starts a new record: {error}")
 
@@ -136,7 +137,7 @@ class InformationFlowCallback(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        folder = _folder(args, state)
+        folder = _checkpoint(args, state)
         if state.is_world_process_zero and folder.is_dir():
             self._write(folder)
 
@@ -189,7 +190,7 @@ class InformationFlowCallback(TrainerCallback):
             if not calls:
                 raise ValueError(f"the loss was computed without calling {type(model).__name__}, by a part of it.")
             meter = FlowMeter(model, *self._meter_settings)
-            with as_found(model), torch.no_grad(), _not_compiled():
+            with prepared(model), torch.no_grad(), _not_compiled():
                 for call in calls:
                     call.repeat(meter.measure)
             return meter.flow()
@@ -231,10 +232,9 @@ class InformationFlowCallback(TrainerCallback):
             "flow/dead_units": max(measured([*dead_layers, *dead_modules]), default=math.nan),
         }
         if self._log_layers:
-            for index, layer in enumerate(layers):
-                line[f"flow/entropy/layer_{index:02d}"] = layer.batch_entropy
-                line[f"flow/variance_share/layer_{index:02d}"] = layer.variance_share
-                line[f"flow/effective_rank/layer_{index:02d}"] = layer.effective_rank
+            line |= layer_entries("flow/entropy", (layer.batch_entropy for layer in layers))
+            line |= layer_entries("flow/variance_share", (layer.variance_share for layer in layers))
+            line |= layer_entries("flow/effective_rank", (layer.effective_rank for layer in layers))
         return {name: value for name, value in line.items() if not math.isnan(value)}
 
 
@@ -257,9 +257,9 @@ def _detached(values: Any) -> Any:
     return recursively_apply(lambda tensor: tensor.detach(), values)
 
 
-def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     """Folder of the checkpoint of this step; it may not exist."""
-    return Path(args.output_dir or ".", f"checkpoint-{state.global_step}")
+    return Path(args.output_dir or ".", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 def _not_compiled() -> AbstractContextManager[Any]:

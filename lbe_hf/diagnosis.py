@@ -162,7 +162,7 @@ def information_flow(
         ['collapsed: layer 1']
     """
     meter = FlowMeter(model, target_modules, samples, ignore_padding)
-    with as_found(model), torch.no_grad():
+    with prepared(model), torch.no_grad():
         device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
         for batch in islice(dataloader, num_batches):
             if not isinstance(batch, Mapping):
@@ -247,7 +247,7 @@ class FlowMeter:
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
+def prepared(model: nn.Module) -> Iterator[None]:
     """Prepare the model for measuring; on exit restore it and the random number generators."""
     modes = {module: module.training for module in model.modules()}
     buffers = [

@@ -97,11 +97,10 @@ def measure_entropies(
     def layers() -> Iterator[_Layer]:
         for x, mask in zip(activations, attention_masks, strict=True):
             units = as_units(x, samples)
-            examples, positions, _ = units.shape
             # Layers of one model nearly always share the mask, so one plan serves them all.
-            key = (id(mask), examples, positions, x.device, torch.promote_types(x.dtype, torch.float32))
+            key = (id(mask), *units.shape[:2], units.device, torch.promote_types(units.dtype, torch.float32))
             if key not in plans:
-                plans[key] = Plan.of(examples, positions, mask, samples, *key[3:])
+                plans[key] = Plan.of(units, mask, samples)
             yield _Layer(x, units, plans[key], moments_of(units.detach(), plans[key]))
 
     alike: dict[Any, tuple[Plan, list[tuple[int, Tensor]]]] = {}  # layers with the same weights and shape

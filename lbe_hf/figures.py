@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from .flow_history import FlowHistory
 from .layer_statistics import LayerStatistics
-from .monitor import by_layer
+from .log_lines import by_layer
 from .verdict import Finding
 
 _STATISTICS = {
@@ -56,16 +57,9 @@ def draw_flow_by_step(history: FlowHistory) -> Figure:
     for axes, (statistic, label) in zip(panels, _STATISTICS.items(), strict=True):
         values = np.array([[getattr(layer, statistic) for layer in layers] for layers in history.layers]).T
         highest = np.nanmax(values) if np.isfinite(values).any() else 0
-        extent = (0, values.shape[1], -0.5, len(values) - 0.5)
-        image = axes.imshow(
-            values, aspect="auto", origin="lower", cmap="cividis", vmin=0, vmax=highest or 1, extent=extent,
-            interpolation="nearest",
-        )  # fmt: skip
-        figure.colorbar(image, ax=axes, label=label)
+        figure.colorbar(_heat_map(axes, values, values.shape[1], highest or 1), ax=axes, label=label)
         for event in history.events:
             axes.axvline(history.steps.index(event.step) + 0.5, color="tab:red", linewidth=1)
-        axes.set_ylabel("layer")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     shown = np.unique(np.linspace(0, len(history.steps) - 1, 9).round().astype(int))
     panels[-1].set_xticks(shown + 0.5, [history.steps[index] for index in shown])
     panels[-1].set_xlabel("training step")
@@ -118,19 +112,15 @@ def draw_entropy_by_step(axes: Axes, log_history: Sequence[Mapping[str, Any]], h
     if not lines:
         raise ValueError("The log history has no entropies of layers: train with lbe_log_entropy=True.")
     values = np.array([by_layer(line, "entropy") for line in lines]).T
-    layers = len(values)
-    steps = lines[-1]["step"]
-    image = axes.imshow(
-        np.minimum(values, highest),
-        aspect="auto",
-        origin="lower",
-        cmap="cividis",
-        vmin=0,
-        vmax=highest,
-        interpolation="nearest",
-        extent=(0, steps, -0.5, layers - 0.5),
-    )
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("training step")
+    return _heat_map(axes, np.minimum(values, highest), lines[-1]["step"], highest)
+
+
+def _heat_map(axes: Axes, values: NDArray[np.float64], width: float, highest: float) -> AxesImage:
+    """Draw layers by steps from 0 to `width`, the first layer at the bottom."""
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("layer")
-    return image
+    return axes.imshow(
+        values, aspect="auto", origin="lower", cmap="cividis", vmin=0, vmax=highest, interpolation="nearest",
+        extent=(0, width, -0.5, len(values) - 0.5),
+    )  # fmt: skip

@@ -73,7 +73,7 @@ class HiddenStates:
                 stack.enter_context(around_forward(called, request))
             yield recording
         names = ", ".join(type(model).__name__ for model in self._models.values())
-        what = "returned no hidden states" if recording.called else "was not called, only a part of it"
+        what = "returned no hidden states" if recording.called else "was not called as a whole"
         recording.check(
             names, f"{names} {what}{self._sharded_away()} name the modules to regularize with lbe_target_modules."
         )
@@ -102,7 +102,7 @@ class _Request:
     recording: Recording
     prefix: str
     model: nn.Module
-    labelled: Tensor | None
+    decoder_mask: Tensor | None
     with_gradient: bool
 
     def __call__(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,7 +119,7 @@ class _Request:
         for key, values in states.items():
             own_mask = mask
             if key.startswith("decoder"):
-                own_mask = self.labelled if decoder_mask is None else decoder_mask
+                own_mask = self.decoder_mask if decoder_mask is None else decoder_mask
             for index, value in enumerate(values):
                 activation = Activation.of(f"{self.prefix}{key}[{index}]", value, own_mask)
                 self.recording.record(activations, activation)

@@ -88,13 +88,12 @@ def layer_statistics(
         ValueError: as for `lbe_hf.batch_entropy`, except for too few samples.
     """
     with torch.autocast(x.device.type, enabled=False):
-        units, plan = _plan(x, attention_mask, samples)
+        units = as_units(x, samples)
+        plan = Plan.of(units, attention_mask, samples)
         nonfinite = _nonfinite(units, plan)
         if nonfinite > 0 or not bool(plan.measured):
             return LayerStatistics.unmeasured(name, nonfinite)
-        moments = moments_of(units, plan)
-        variance = moments.squares / (plan.count - 1).clamp(min=1)
-        second = variance + (moments.mean + moments.mean_rest).square()
+        moments, variance, second = _moments(units, plan)
         entropy = (plan.weight * unit_entropies(variance).mean(-1, keepdim=True)).sum()
         whole = (plan.weight * second).sum()
         share = (plan.weight * variance).sum() / torch.where(whole > 0, whole, 1)
@@ -110,21 +109,20 @@ def layer_statistics(
 def dead_and_nonfinite(x: Tensor, attention_mask: Tensor | None = None) -> tuple[float, float]:
     """`dead_units` and `nonfinite` of `LayerStatistics`; `dead_units` is NaN if `nonfinite` is not 0."""
     with torch.autocast(x.device.type, enabled=False):
-        units, plan = _plan(x, attention_mask, "sequence")
+        units = as_units(x, "sequence")
+        plan = Plan.of(units, attention_mask, "sequence")
         nonfinite = _nonfinite(units, plan)
         if nonfinite > 0 or not bool(plan.measured):
             return math.nan, nonfinite
-        moments = moments_of(units, plan)
-        variance = moments.squares / (plan.count - 1).clamp(min=1)
-        second = variance + (moments.mean + moments.mean_rest).square()
+        _, variance, second = _moments(units, plan)
         return _dead(variance, second, plan, x.dim(), "sequence").item(), nonfinite
 
 
-def _plan(x: Tensor, attention_mask: Tensor | None, samples: Samples) -> tuple[Tensor, Plan]:
-    units = as_units(x, samples)
-    examples, positions, _ = units.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return units, Plan.of(examples, positions, attention_mask, samples, x.device, dtype)
+def _moments(units: Tensor, plan: Plan) -> tuple[Moments, Tensor, Tensor]:
+    """Moments of the units, their variances, and their second moments."""
+    moments = moments_of(units, plan)
+    variance = moments.squares / (plan.count - 1).clamp(min=1)
+    return moments, variance, variance + (moments.mean + moments.mean_rest).square()
 
 
 def _nonfinite(units: Tensor, plan: Plan) -> float:

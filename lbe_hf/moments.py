@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -65,6 +65,11 @@ def fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
     return mask if mask is not None and x.dim() > 2 and x.shape[:2] == mask.shape else None
 
 
+def readable_mask(mask: Any) -> Tensor | None:
+    """The real tokens of an attention mask; None if it is not a tensor with two to four dimensions."""
+    return real_tokens(mask) if isinstance(mask, Tensor) and 2 <= mask.dim() <= 4 else None
+
+
 def as_units(x: Tensor, samples: Samples) -> Tensor:
     """`x` as `(examples, positions, features)`, a view where its memory layout allows one."""
     if not x.is_floating_point():
@@ -89,9 +94,10 @@ class Plan:
     pool_positions: bool
 
     @staticmethod
-    def of(
-        examples: int, positions: int, mask: Tensor | None, samples: Samples, device: torch.device, dtype: torch.dtype
-    ) -> Plan:
+    def of(units: Tensor, mask: Tensor | None, samples: Samples) -> Plan:
+        """For units as from `as_units`; moments are computed in float32, or in float64 if they are float64."""
+        examples, positions, _ = units.shape
+        device, dtype = units.device, torch.promote_types(units.dtype, torch.float32)
         pool = samples == "token"
         if mask is None:
             pad = first = None

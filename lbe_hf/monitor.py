@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-def by_layer(line: Mapping[str, Any], quantity: str) -> list[float]:
-    """Values of a log line for each layer, in order; empty if there are none. `quantity`: "entropy" or "target".
-
-    Sorted by number, because the log of a resumed run is sorted by name, with layer 100 before layer 11.
-    """
-    names = [name for name in line if name.startswith(f"{quantity}/layer_")]
-    return [line[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
 
 
 class Measurement(NamedTuple):
@@ -46,7 +36,8 @@ class EntropyMonitor:
     def __init__(self) -> None:
         self.last: Means | None = None
         """Most recent means returned by `since_last`."""
-        self._step: Tensor | None = None  # of the current optimizer step
+        self.step: Tensor | None = None
+        """Sums of this process over the current optimizer step; None before its first micro-batch."""
         self._line: Tensor | None = None  # since the last log line
         self._run: Tensor | None = None
         self._line_steps = self._run_steps = 0
@@ -62,16 +53,11 @@ class EntropyMonitor:
         reversing = measurement.reversing.to(loss.dtype)
         heads = torch.stack([loss - lbe_loss, lbe_loss, measured, reversing, torch.ones_like(loss)])
         sums = torch.cat([heads.float(), measurement.entropies.float() * measurement.measured])
-        self._step = sums if self._step is None else self._step + sums
-
-    @property
-    def step(self) -> Tensor | None:
-        """Sums of this process over the current optimizer step; None before its first micro-batch."""
-        return self._step
+        self.step = sums if self.step is None else self.step + sums
 
     def end_step(self, sums: Tensor) -> None:
         """Add one optimizer step, given the mean of `step` over all processes."""
-        self._step = None
+        self.step = None
         self._line = sums if self._line is None else self._line + sums
         self._run = sums if self._run is None else self._run + sums
         self._line_steps += 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from .activations import Activation, Recording, measure_activations
+from .activations import Activation, Recording
 from .checks import check_activations
 from .distributed import measure_entropies_over_processes
 from .entropy import measure_entropies
@@ -43,7 +44,7 @@ class Penalty:
         self._settings, self._targets, self._reporter = settings, targets, reporter
         self._batch_size, self._synced = batch_size, synced
         measure = measure_entropies_over_processes if settings.lbe_sync_batch else measure_entropies
-        self._measure = partial(measure, held_dtype=held_dtype)
+        self._measure: Callable[..., tuple[Tensor, Tensor]] = partial(measure, held_dtype=held_dtype)
         self._first = True
 
     def add(self, task_loss: Tensor, recording: Recording, steps: int) -> tuple[Tensor, Measurement]:
@@ -86,13 +87,44 @@ class Penalty:
         for kind, message in warnings.items():
             self._reporter.warn_once(kind, message)
         with torch.set_grad_enabled(regularizer.beta > 0):
-            names, entropies, measured = measure_activations(
-                activations, self._settings.lbe_samples, self._settings.lbe_ignore_padding, self._measure
-            )
+            names, entropies, measured = self._by_layer(activations)
             order = self._targets.order(names)
             entropies = entropies if order == sorted(order) else entropies[order]
         device = regularizer.alpha.device
         return entropies.to(device), measured.all().to(device)
+
+    def _by_layer(self, activations: list[Activation]) -> tuple[list[str], Tensor, Tensor]:
+        """Batch entropy of each layer, averaged over the forward passes in which it could be measured.
+
+        Args:
+            activations: of all forward passes. The list is emptied, so that each can be freed once measured.
+
+        Returns:
+            Names of the layers, their entropies `(L,)`, and whether they could be measured `(L,)`.
+
+        Raises:
+            ValueError: an activation was modified in place after it was recorded.
+        """
+        for activation in activations:
+            if activation.version is not None and activation.value._version != activation.version:
+                raise ValueError(
+                    f"The output of {activation.name} was modified in place after it was recorded, for example by "
+                    "ReLU(inplace=True) or `h += x`: use an out-of-place operation, or name the module that performs "
+                    "it."
+                )
+        of_layers = [activation.name for activation in activations]
+        masks = [a.fitting_mask if self._settings.lbe_ignore_padding else None for a in activations]
+        activations.reverse()
+        values = (activations.pop().value for _ in of_layers)
+        entropies, measured = self._measure(values, masks, self._settings.lbe_samples)
+        names = list(dict.fromkeys(of_layers))
+        if len(names) == len(of_layers):
+            return names, entropies, measured
+        layer = torch.tensor([names.index(name) for name in of_layers]).to(entropies.device)
+        zeros = entropies.new_zeros(len(names))
+        counts = zeros.index_add(0, layer, measured.to(entropies.dtype))
+        sums = zeros.index_add(0, layer, entropies)  # an entropy that could not be measured is 0
+        return names, sums / counts.clamp(min=1), counts > 0
 
     def _warn_of_unreadable_masks(self, recording: Recording) -> None:
         if recording.unreadable_mask and self._settings.lbe_ignore_padding:

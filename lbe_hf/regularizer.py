@@ -81,7 +81,7 @@ def check_settings(*, beta: float, alpha: float, alpha_min: float) -> None:
         )
 
 
-def add_penalty(task_loss: Tensor, penalty: Tensor, form: Form, steps: int = 1) -> tuple[Tensor, Tensor]:
+def add_penalty(task_loss: Tensor, penalty: Tensor, form: Form, steps: int) -> tuple[Tensor, Tensor]:
     """The regularized loss, and whether the penalty was skipped, both of shape `()`.
 
     `"product"` is `task_loss * (1 + penalty)`, as in the paper. The penalty is skipped if the task loss is zero or

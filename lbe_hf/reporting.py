@@ -9,6 +9,7 @@ from textwrap import shorten
 from transformers.utils import logging
 
 from .checks import UNMEASURED
+from .log_lines import layer_entries
 from .monitor import Means
 from .regularizer import LBERegularizer
 
@@ -48,14 +49,14 @@ class Reporter:
         self.warned.add(kind)
 
     def log_line(
-        self, means: Means, regularizer: LBERegularizer, names: Sequence[str], *, by_layer: bool
+        self, means: Means, regularizer: LBERegularizer, names: Sequence[str], *, each_layer: bool
     ) -> dict[str, float]:
         """Additional entries of a log line, with entropies in nats. Also warns about problems visible in the means.
 
         Args:
             means: means since the last log line.
             names: names of the layers.
-            by_layer: include the entropy and the target of each layer.
+            each_layer: include the entropy and the target of each layer.
         """
         if means.unmeasured > 0:
             self.warn_once("unmeasured", UNMEASURED)
@@ -72,10 +73,9 @@ class Reporter:
             line["entropy_mean"] = sum(entropies) / len(entropies)
             line["entropy_min"] = min(entropies)
             line["entropy_last"] = entropies[-1]
-        if by_layer:
-            line |= {f"entropy/layer_{index:02d}": entropy for index, entropy in enumerate(entropies)}
-            targets = regularizer.target.tolist() if regularizer.beta > 0 else []
-            line |= {f"target/layer_{index:02d}": target for index, target in enumerate(targets)}
+        if each_layer:
+            line |= layer_entries("entropy", entropies)
+            line |= layer_entries("target", regularizer.target.tolist() if regularizer.beta > 0 else [])
         return line
 
     def _warn_of_collapsed_layers(self, names: Sequence[str], entropies: Sequence[float]) -> None:

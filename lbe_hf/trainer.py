@@ -16,9 +16,10 @@ from transformers.utils import logging
 from .activations import ActivationSource, check_layers
 from .checks import check_training, missing_files
 from .hidden_states import HiddenStates
+from .log_lines import by_layer
 from .loss_normalization import own_loss_corrected, trainer_divides
 from .model_card import LBECard, LBESummary, usage
-from .monitor import EntropyMonitor, Measurement, by_layer
+from .monitor import EntropyMonitor, Measurement
 from .penalty import Penalty
 from .regularizer import LBERegularizer
 from .reporting import Reporter
@@ -233,8 +234,8 @@ class LBETrainerMixin(_Base):
         """
         means = self._lbe_monitor.since_last() if "loss" in logs else None
         if means is not None:
-            by_layer = self._lbe_settings.lbe_log_entropy
-            logs.update(self._lbe_reporter.log_line(means, self.lbe, self.lbe_layer_names, by_layer=by_layer))
+            each_layer = self._lbe_settings.lbe_log_entropy
+            logs.update(self._lbe_reporter.log_line(means, self.lbe, self.lbe_layer_names, each_layer=each_layer))
         super().log(logs, *args, **kwargs)
 
     # ---- Checkpoints -----------------------------------------------------------------------------------------------

@@ -105,14 +105,14 @@ class LBEArguments:
         if other is not None:
             other()
 
-    @classmethod
-    def of(cls, args: Any) -> LBEArguments:
+    @staticmethod
+    def of(args: Any) -> LBEArguments:
         """A copy of the settings in the arguments of a trainer; missing settings get their defaults.
 
         Raises:
             ValueError: a setting is out of range.
         """
-        settings: dict[str, Any] = {name.name: getattr(args, name.name, name.default) for name in fields(LBEArguments)}
+        settings: dict[str, Any] = {each.name: getattr(args, each.name, each.default) for each in fields(LBEArguments)}
         return LBEArguments(**settings)
 
     def check_lbe(self) -> None:

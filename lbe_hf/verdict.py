@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Literal
+from itertools import groupby, takewhile
+from typing import Literal, get_args
 
 from .batch_inputs import BatchInputs
 from .layer_statistics import DEAD_SHARE, LayerStatistics
@@ -16,7 +16,7 @@ from .leaf_modules import ModuleStatistics
 
 Kind = Literal["data", "nonfinite", "collapsed", "cone", "redundant", "dead_units"]
 
-KINDS: tuple[Kind, ...] = ("data", "nonfinite", "collapsed", "cone", "redundant", "dead_units")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """Ordered so that possible causes come first."""
 
 COLLAPSED_SHARE = 1e-4
@@ -175,7 +175,4 @@ def _dead_units(
 
 def _last_run(flags: Sequence[bool]) -> int:
     """Length of the run of true values at the end: if a later layer has variance, an earlier one did not lose it."""
-    count = 0
-    while count < len(flags) and flags[-1 - count]:
-        count += 1
-    return count
+    return sum(1 for _ in takewhile(bool, reversed(flags)))

@@ -40,13 +40,13 @@ def write_card(
 ) -> None:
     """Write the card into the output folder, next to the model; `metrics` are those of the record, by split."""
     task, base = get_task(data_args.task_name), model_args.model_name_or_path
-    known = base == MINILM
+    is_minilm = base == MINILM
     name = repository(args.hub_model_id, args.output_dir).split("/")[-1]
     trainer.create_model_card(
         language="en",
-        license="apache-2.0" if known else None,
+        license="apache-2.0" if is_minilm else None,
         model_name=name,
-        finetuned_from="sentence-transformers/all-MiniLM-L6-v2" if known else None,
+        finetuned_from="sentence-transformers/all-MiniLM-L6-v2" if is_minilm else None,
         tasks=_TASK_TYPE,
         tags=[_TASK_TYPE, *([] if task.generated else ["glue"]), task.name],
         dataset=_dataset_name(task),

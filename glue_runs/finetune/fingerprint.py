@@ -40,14 +40,11 @@ def changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str
 
 def fingerprint_encoder(model_name_or_path: str) -> dict[str, str]:
     """`fingerprint` without the examples; unchanged files are read once per process."""
-    return _encoder(locate(model_name_or_path))
-
-
-def _encoder(name_or_path: str) -> dict[str, str]:
-    folder = Path(name_or_path)
+    location = locate(model_name_or_path)
+    folder = Path(location)
     if folder.is_dir():
         return {"weights": _digest_of_files(folder, _WEIGHTS), "tokenizer": _digest_of_files(folder, _TOKENIZER)}
-    cached = try_to_load_from_cache(name_or_path, CONFIG_NAME)
+    cached = try_to_load_from_cache(location, CONFIG_NAME)
     if not isinstance(cached, str):
         return {}
     commit = f"commit {Path(cached).parent.name}"

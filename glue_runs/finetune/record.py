@@ -17,7 +17,7 @@ from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainerState
 
-from lbe_hf.monitor import by_layer
+from lbe_hf.log_lines import by_layer
 
 from ..errors import InputError
 

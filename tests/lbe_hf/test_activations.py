@@ -230,7 +230,7 @@ def test_a_loss_that_calls_parts_of_the_model() -> None:
         ["layer.0.output", "layer.1.output"]
     ] * 3
     assert all(torch.equal(activation.mask, real) for each in recording.passes for activation in each)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="was not called, only a part of it: name"), HiddenStates(model).listen():
+    with pytest.raises(ValueError, match="was not called as a whole: name"), HiddenStates(model).listen():
         model.bert(input_ids=ids)
 
 

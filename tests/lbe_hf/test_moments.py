@@ -10,7 +10,7 @@ def test_moments_and_deviations_of_masked_activations(pool: bool) -> None:
     x = (torch.randn(5, 3, 2) + 1000).double()
     mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1]])
     samples = "token" if pool else "sequence"
-    plan = Plan.of(5, 3, mask, samples, x.device, x.dtype)
+    plan = Plan.of(x, mask, samples)
     moments = moments_of(x, plan)
     real = [x[mask.bool()]] if pool else [x[mask[:, position].bool(), position] for position in range(3)]
     assert moments.count.flatten().tolist() == [len(values) for values in real]

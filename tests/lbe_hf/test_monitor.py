@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lbe_hf.monitor import EntropyMonitor, Measurement, by_layer
+from lbe_hf.monitor import EntropyMonitor, Measurement
 
 
 def add(monitor: EntropyMonitor, loss: float, lbe_loss: float, entropies: list[float], measured: bool = True) -> None:
@@ -82,12 +82,3 @@ def test_averages_over_processes() -> None:
     assert means.task_loss == pytest.approx(2.0)
     assert means.lbe_loss == pytest.approx(0.05)
     assert means.entropies == pytest.approx([0.2])
-
-
-def test_layers_of_a_log_line_are_in_their_order_whatever_that_of_the_line() -> None:
-    line = {f"entropy/layer_{layer:02d}": float(layer) for layer in range(112)}
-    sorted_by_name = dict(sorted({**line, "entropy_mean": 9.0, "target/layer_00": 0.5}.items()))
-    assert list(sorted_by_name) != [*line, "entropy_mean", "target/layer_00"]
-    assert by_layer(sorted_by_name, "entropy") == list(range(112))
-    assert by_layer(sorted_by_name, "target") == [0.5]
-    assert by_layer({"loss": 1.0}, "entropy") == []

@@ -129,7 +129,7 @@ def test_a_layer_that_lets_nothing_through_is_named_once(make_trainer: Make, war
 def test_only_the_first_process_warns_of_collapsed_layers(warnings_of: Any) -> None:
     means = Means(task_loss=1.0, lbe_loss=0.1, unmeasured=0.0, reversing=0.0, entropies=[0.5, 0.0])
     for prints, warnings in ((False, 0), (True, 1)):
-        Reporter(prints).log_line(means, LBERegularizer(2), ["lower", "upper"], by_layer=False)
+        Reporter(prints).log_line(means, LBERegularizer(2), ["lower", "upper"], each_layer=False)
         assert (
             len([text for text in warnings_of() if text.endswith("information_flow tells which. New: upper")])
             == warnings
