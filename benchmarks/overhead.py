@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,6 +29,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from transformers.utils import logging
 
 from glue_runs.finetune.encoder import load_model
+from glue_runs.finetune.record import peak_memory_mib
 from glue_runs.tasks.glue import TASKS
 from lbe_hf import LBETrainer, LBETrainingArguments
 
@@ -107,15 +107,14 @@ def seconds(kinds: list[str], model: str, precision: str, steps: int) -> dict[st
 
 def peak_mebibytes(kind: str, model: str, precision: str) -> float:
     """Peak memory of two steps, the second with optimizer state; call it in a separate process."""
-    before = psutil.Process().memory_info().rss
+    before = psutil.Process().memory_info().rss / 2**20
     step = stepper(kind, model, precision)
     for _ in range(2):
         step()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    # getrusage would include the memory of the parent when it started this process.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 2**10 - before / 2**20
+    peak = peak_memory_mib()
+    if peak is None:
+        raise SystemExit("error: this system does not report the peak memory")
+    return peak if torch.cuda.is_available() else peak - before
 
 
 def measure_peak(kind: str, model: str, precision: str) -> float:

@@ -17,6 +17,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from glue_runs.files import write_text
 from glue_runs.grid.workers import do_in_workers
 
 
@@ -95,8 +96,6 @@ def _died(run: Run) -> tuple[Run, pd.DataFrame | str]:
 
 
 def _append(lines: pd.DataFrame, path: Path) -> None:
-    """Write the file atomically, because the process may be killed at any time."""
+    """Write the whole file atomically, because the process may be killed at any time."""
     before = [pd.read_csv(path)] if path.exists() else []
-    unfinished = path.with_suffix(".unfinished")
-    pd.concat([*before, lines]).to_csv(unfinished, index=False)
-    unfinished.replace(path)
+    write_text(path, pd.concat([*before, lines]).to_csv(index=False, lineterminator="\n"))

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import digit_words
 import pandas as pd
 from outcomes import LAST_STEP
 from torch.utils.data import StackDataset
@@ -23,6 +24,14 @@ def arguments(**settings: Any) -> deep_bert.Arguments:
 def sentences(args: deep_bert.Arguments) -> StackDataset:
     """The examples of the synthetic task, none of which is seen twice."""
     return deep_bert.sentences(args.max_steps * args.train_batch_size, args.seed)
+
+
+def train_on_digits(args: deep_bert.Arguments) -> tuple[float, deep_bert.AccuracyTrainer]:
+    """Train on digits as sequences; the accuracy on the test images, and the trainer."""
+    training, test = digit_words.digits()
+    trainer = deep_bert.train(args, training, deep_bert.network(args, digit_words.WORDS, digit_words.LABELS))
+    predicted, labels, _ = trainer.predict(test)
+    return float((predicted.argmax(-1) == labels).mean()), trainer
 
 
 def by_step(trainer: deep_bert.AccuracyTrainer, *columns: str) -> pd.DataFrame:

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..finetune.record import COMPARE_BY
 from ..tasks.glue import get_task
 from .selection import BASELINE, choose_settings
+from .shapes import COMPARE_BY
 
 _MARKERS = "os^Dv*"
 _COLOURS = ("0.0", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")

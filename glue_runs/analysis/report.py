@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError
-from ..finetune.record import COMPARE_BY, HYPERPARAMETERS, write_text
+from ..files import write_text
 from ..redaction import report_error
 from ..tasks.data import name_as_test
 from ..tasks.glue import get_task
 from .comparison import MIN_SEEDS, Difference, holm, mean_difference
 from .contests import FIXED_IN_ADVANCE, Contest, find_contests
 from .selection import BASELINE, METHOD_BY, choose_settings
-from .shapes import TRAINED_ON
+from .shapes import COMPARE_BY, HYPERPARAMETERS, TRAINED_ON
 from .store import GridFolder
 from .table import tabulate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..finetune.record import COMPARE_BY, HYPERPARAMETERS
+from .shapes import COMPARE_BY, HYPERPARAMETERS
 
 BASELINE = "baseline"
 

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ..errors import InputError
-from ..finetune.record import check_shape, read_json, wrong_content
+from ..files import check_shape, read_json, wrong_content
 from ..tasks.data import name_as_test
 from ..tasks.glue import get_task
 
 _GRID = "the file of a grid"
 _RECORD = "the record of a run in a grid"
 _PLAIN_NAME = re.compile(r"[\w+-][\w.+-]*")  # of a file: no path, neither `.` nor `..`
+COMPARE_BY = ["task", "model", "protocol", "fixed_settings"]
+"""Fields that two runs must share to be compared."""
+
+HYPERPARAMETERS = ["learning_rate", "alpha", "beta"]
+"""Fields that are chosen by validation scores."""
+
+DESCRIBED_BY = [*COMPARE_BY, "method", *HYPERPARAMETERS, "seed"]
+"""Fields of a run's description that are columns of the table of results."""
+
 TRAINED_ON = "trained_on"
 """Key of the digests of what a run is trained on, in its description in `grid.json`; results made before lack it."""
 

@@ -13,11 +13,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
+from ..files import write_json
 from ..finetune.checkpoints import holds_checkpoint, last_checkpoint
 from ..finetune.fingerprint import changed_parts
-from ..finetune.record import COMPARE_BY, RESULT_NAME, read_record, write_json
+from ..finetune.record import RESULT_NAME, read_record
 from .selection import runs_to_keep
-from .shapes import TRAINED_ON, Grid, check_record, read_grid
+from .shapes import COMPARE_BY, TRAINED_ON, Grid, check_record, read_grid
 from .table import tabulate
 
 GRID_NAME = "grid.json"
@@ -25,23 +26,19 @@ ERROR_NAME = "error.txt"
 
 
 class GridFolder:
-    """`grid.json` (the wanted runs, and the commands that added them), `runs/NAME/` and `locks/NAME.lock`.
-
-    Raises:
-        InputError: the folder belongs to something else, or one of its files is damaged.
-    """
+    """`grid.json` (the wanted runs, and the commands that added them), `runs/NAME/` and `locks/NAME.lock`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @property
     def runs(self) -> dict[str, dict[str, Any]]:
-        """The description of each wanted run, by name."""
+        """The description of each wanted run, by name; `InputError` if there is no grid, or its file is damaged."""
         return self._read()["runs"]
 
     @property
     def commands(self) -> list[str]:
-        """The command lines that added runs to the grid."""
+        """The command lines that added runs to the grid; errors as for `runs`."""
         return self._read()["commands"]
 
     def add(self, runs: dict[str, dict[str, Any]], command: str) -> None:
@@ -66,8 +63,7 @@ class GridFolder:
         for name in ("runs", "locks"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         with self.lock("grid"):
-            known = self.commands if (self.path / GRID_NAME).is_file() else []
-            commands = [*known, *([] if command in known else [command])]
+            commands = list(dict.fromkeys([*self._known["commands"], command]))
             write_json(self.path / GRID_NAME, {"commands": commands, "runs": self.merge(runs)})
 
     def merge(self, runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -79,7 +75,7 @@ class GridFolder:
         Raises:
             InputError: a run that has begun was trained on something else than the added runs it is compared with.
         """
-        known = self.runs if (self.path / GRID_NAME).is_file() else {}
+        known = self._known["runs"]
         merged = {**known, **runs}
         wanted = {_compared_by(each): each[TRAINED_ON] for each in runs.values() if TRAINED_ON in each}
         for name, description in merged.items():
@@ -103,6 +99,11 @@ class GridFolder:
         if self.state(name) in ("done", "running"):
             return True
         return last_checkpoint(self.run_dir(name), description["beta"]) is not None
+
+    @property
+    def _known(self) -> Grid:
+        """The content of `grid.json`; empty before the first command has written it."""
+        return self._read() if (self.path / GRID_NAME).is_file() else Grid(commands=[], runs={})
 
     def _read(self) -> Grid:
         path = self.path / GRID_NAME
@@ -142,8 +143,7 @@ class GridFolder:
         Raises:
             InputError: the record is damaged, or belongs to another run.
         """
-        known = self.runs if (self.path / GRID_NAME).is_file() else {}
-        return self._read_record(name, known.get(name))
+        return self._read_record(name, self._known["runs"].get(name))
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of the finished runs, by name, in the order of the grid."""

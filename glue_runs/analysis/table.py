@@ -8,10 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..finetune.record import COMPARE_BY, HYPERPARAMETERS
 from ..tasks.glue import get_task
-
-_DESCRIBED = (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed")
+from .shapes import DESCRIBED_BY
 
 
 def tabulate(records: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
@@ -23,7 +21,7 @@ def tabulate(records: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
     that the run took; and whether it `diverged`.
     """
     rows = [_row(name, record) for name, record in records.items()]
-    table = pd.DataFrame(rows, columns=None if rows else ["name", *_DESCRIBED, "validation", "diverged"])
+    table = pd.DataFrame(rows, columns=None if rows else ["name", *DESCRIBED_BY, "validation", "diverged"])
     return table.astype({"alpha": float})  # of the baseline, NaN and not None
 
 
@@ -33,7 +31,7 @@ def _row(name: str, record: dict[str, Any]) -> dict[str, Any]:
     metrics = record["metrics"].items()
     return {
         "name": name,
-        **{key: record[key] for key in _DESCRIBED},
+        **{key: record[key] for key in DESCRIBED_BY},
         **{split: values[score] for split, values in metrics},
         **{f"{split}_{metric}": value for split, values in metrics for metric, value in values.items()},
         "penalty": _mean([line["lbe_loss"] / line["task_loss"] for line in history if line["task_loss"]]),

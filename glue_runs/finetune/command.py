@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from ..files import write_json
 from ..redaction import report_error
 from ..tasks.glue import get_task
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, defining_settings, parse
@@ -15,7 +16,7 @@ from .card import write_card
 from .checkpoints import DamagedCheckpointError
 from .output import begin, check_is_own
 from .push import PushArguments, push_and_report
-from .record import RESULT_NAME, write_json
+from .record import RESULT_NAME
 from .run import prepare, run
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import read_json, write_json
 from .checkpoints import checkpoints
-from .record import RESULT_NAME, read_json, write_json
+from .record import RESULT_NAME
 
 RUN_NAME = "run.json"
 """The settings of the run in the folder, written before it trains."""

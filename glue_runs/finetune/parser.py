@@ -7,7 +7,8 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,8 +17,8 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..errors import InputError
+from ..files import check_is_file
 from ..redaction import printable, report_error
-from ..tasks.files import check_is_file
 
 
 class Parser(HfArgumentParser):
@@ -134,7 +135,7 @@ class Parser(HfArgumentParser):
     def _words(self, loader: _Loader, node: yaml.Node | None) -> list[str]:
         if not isinstance(node, yaml.MappingNode):
             raise InputError("the file must map names to values.")
-        loader.check_unique(node)
+        _check_unique(str(key.value) for key, _ in node.value)
         words: list[str] = []
         for key, value in node.value:
             name = str(key.value).replace("-", "_")
@@ -209,35 +210,33 @@ def _type_name(action: argparse.Action) -> str:
     return {"int": "INT", "float": "FLOAT", "string_to_bool": "BOOL"}.get(getattr(action.type, "__name__", ""), "TEXT")
 
 
+def _check_unique(names: Iterable[str]) -> None:
+    """Raise an `InputError` if two names are spellings of the same one."""
+    for name, count in Counter(name.replace("-", "_") for name in names).items():
+        if count > 1:
+            raise InputError(f"{name} is given more than once.")
+
+
 def _as_yaml(text: str) -> str:
     """JSON without what YAML does not read: indentation by tabs, and pairs of surrogates for one character."""
-    repeated: list[str] = []
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name.replace("-", "_") for name, _ in pairs]
-        repeated.extend(name for name in names if names.count(name) > 1)
+        _check_unique(name for name, _ in pairs)
         return dict(pairs)
 
     try:
-        content = json.loads(text, object_pairs_hook=checked)
-    except ValueError:
+        return json.dumps(json.loads(text, object_pairs_hook=checked), ensure_ascii=False)
+    except InputError:
+        raise
+    except ValueError:  # not JSON
         return text
-    if repeated:
-        raise InputError(f"{repeated[0]} is given more than once.")
-    return json.dumps(content, ensure_ascii=False)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML in which `5e-5` is a number, as in YAML 1.2 and JSON, and keys are unique."""
 
-    def check_unique(self, node: yaml.MappingNode) -> None:
-        names = [str(key.value).replace("-", "_") for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"{name} is given more than once.")
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        self.check_unique(node)
+        _check_unique(str(key.value) for key, _ in node.value)
         return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
 
 

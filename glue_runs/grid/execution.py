@@ -14,11 +14,12 @@ import torch
 from ..analysis.shapes import TRAINED_ON
 from ..analysis.store import ERROR_NAME, GridFolder
 from ..errors import InputError
+from ..files import write_json
 from ..finetune.arguments import parse
 from ..finetune.card import write_card
 from ..finetune.checkpoints import DamagedCheckpointError, checkpoints, holds_checkpoint, is_complete
 from ..finetune.fingerprint import changed_parts, fingerprint_encoder
-from ..finetune.record import RESULT_NAME, write_json
+from ..finetune.record import RESULT_NAME
 from ..finetune.run import prepare
 from ..finetune.run import run as finetune
 from ..redaction import printable, redact
@@ -92,7 +93,7 @@ def abandon(folder: GridFolder, run: Run, reason: str) -> str | None:
         with folder.lock(run.name, timeout=AFTER_A_DEATH) as ours:
             if not ours or folder.state(run.name) == "done":
                 return None
-            line = give_up(folder.run_dir(run.name), reason, reason)
+            line = record_failure(folder.run_dir(run.name), reason, reason)
     except Exception as error:
         line = f"failed: {reason} ({redact(printable(str(error)))})"
     return f"{run.name}: {line}"
@@ -108,10 +109,10 @@ def execute(path: Path, run: Run, trained_on: dict[str, str] | None = None) -> s
             )
         return _execute(path, run)
     except Exception as error:  # of any kind; the other runs continue
-        return give_up(path, str(error) or repr(error), traceback.format_exc())
+        return record_failure(path, str(error) or repr(error), traceback.format_exc())
 
 
-def give_up(path: Path, reason: str, details: str) -> str:
+def record_failure(path: Path, reason: str, details: str) -> str:
     """Write the details of a failure into the folder of a run, and report the reason in a line.
 
     If the details cannot be written, the line adds why: that may be the reason of the failure itself.

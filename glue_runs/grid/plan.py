@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ..analysis.shapes import DESCRIBED_BY
 from ..finetune.arguments import EXCLUDED_FROM_RUN_ID, changed_settings
-from ..finetune.record import COMPARE_BY, HYPERPARAMETERS
 from .arguments import ACTIVATIONS, PROTOCOLS, GridArguments
 
 
@@ -51,7 +51,7 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """What is known of the run before it is done."""
-        return {name: getattr(self, name) for name in (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed", "settings")}
+        return {name: getattr(self, name) for name in (*DESCRIBED_BY, "settings")}
 
     def argv(self) -> list[str]:
         """Arguments for `finetune`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..analysis.selection import best_run
+from ..analysis.shapes import COMPARE_BY
 from ..analysis.store import GridFolder
 from ..analysis.table import tabulate
 from ..errors import InputError
 from ..finetune.arguments import given_settings
 from ..finetune.push import NoModelError, PushArguments, PushError, push
-from ..finetune.record import COMPARE_BY
 from ..redaction import report_error
 from .arguments import GridArguments
 from .plan import Run
@@ -33,18 +33,8 @@ def push_chosen(folder: GridFolder, grid: GridArguments, runs: Iterable[Run]) ->
             print(f"{task}: not pushed, because its runs are not all done, have no scores, or diverged.")
             continue
         options = PushArguments(hub_model_id=grid.repository(task), hub_token=grid.hub_token, **hub)
-        run_dir = folder.run_dir(name)
-        if folder.is_linked(name):
-            remedy = "links are not pushed, replace it by the folder"
-            report_error(f"{task}: {run_dir} is a link: {remedy}.", 1)
-            failed = True
-            continue
         try:
-            print(f"{task}: pushed {name} to {push(run_dir, options)}")
-        except NoModelError:  # it was finished by a command without --push_to_hub
-            remedy = f"delete {run_dir} and start the grid again"
-            report_error(f"{task}: {name} has not kept its model: {remedy}.", 1)
-            failed = True
+            print(f"{task}: pushed {name} to {_push(folder, name, options)}")
         except (InputError, PushError) as error:
             report_error(f"{task}: {error}", 1, grid.hub_token)
             failed = True
@@ -52,6 +42,17 @@ def push_chosen(folder: GridFolder, grid: GridArguments, runs: Iterable[Run]) ->
         pushed = [name for name in chosen.values() if name is not None]
         folder.prune(grid.keep_models, [run.name for run in runs], also=pushed)
     return not failed
+
+
+def _push(folder: GridFolder, name: str, options: PushArguments) -> str:
+    """As `push`, with the remedies of a grid."""
+    run_dir = folder.run_dir(name)
+    if folder.is_linked(name):
+        raise InputError(f"{run_dir} is a link: links are not pushed, replace it by the folder.")
+    try:
+        return push(run_dir, options)
+    except NoModelError:  # it was finished by a command without --push_to_hub
+        raise InputError(f"{name} has not kept its model: delete {run_dir} and start the grid again.") from None
 
 
 def choose_run(folder: GridFolder, shared: dict[str, str]) -> str | None:

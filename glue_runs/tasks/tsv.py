@@ -11,7 +11,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..errors import InputError
-from .files import check_is_file
+from ..files import check_is_file
 from .glue import Task
 
 logger = logging.get_logger(__name__)

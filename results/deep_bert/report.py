@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from inference import count, holm, interval, mcnemar, show, sign_test  # noqa: E402
+from outcomes import outcomes  # noqa: E402
 
 COLLAPSED_ENTROPY = 1e-3  # nats
 SETTING = [
@@ -49,13 +50,11 @@ def load() -> tuple[pd.DataFrame, pd.DataFrame]:
     """One table with a row per 20 steps of each run, and one with a row per run, over its last 100 steps."""
     steps = pd.read_csv(HERE / "runs.csv")
     steps = steps.copy().assign(lowest_entropy=steps.filter(like="entropy/").min(axis="columns"))
-    last = steps[steps["step"] > 300].groupby(SETTING, as_index=False)
-    runs = last[["accuracy", "test_accuracy", "seconds_per_step"]].mean()
-    runs["lowest_entropy"] = last["lowest_entropy"].median()["lowest_entropy"]  # a spike does not end a collapse
-    runs["trained"] = runs["accuracy"] > 0.95
-    above = steps["step"].where(steps["accuracy"] > 0.95)
-    runs["steps_to_learn"] = above.groupby([steps[name] for name in SETTING]).min().fillna(np.inf).to_numpy()
-    runs["learned"] = runs["steps_to_learn"] < np.inf
+    last = steps[steps["step"] > 300].groupby("run")
+    runs = outcomes(steps, SETTING).rename(columns={"step": "steps_to_learn"}).set_index("run")
+    runs = runs.join(last[["test_accuracy", "seconds_per_step"]].mean())
+    runs["lowest_entropy"] = last["lowest_entropy"].median()  # a spike does not end a collapse
+    runs["learned"] = np.isfinite(runs["steps_to_learn"])
     runs["collapsed"] = runs["lowest_entropy"] < COLLAPSED_ENTROPY
     return steps, runs
 

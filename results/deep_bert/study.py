@@ -19,9 +19,8 @@ import pandas as pd
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-import digit_words  # noqa: E402
 import runner  # noqa: E402
-from training import arguments, by_step, deep_bert, sentences  # noqa: E402
+from training import arguments, by_step, deep_bert, sentences, train_on_digits  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 FEED_FORWARD = r".*\.layer\.\d+\.output\.dense"
@@ -86,11 +85,7 @@ def execute(run: Run) -> pd.DataFrame:
     )
     with redirect_stdout(None):
         if run.data == "digits":
-            training, test = digit_words.digits()
-            network = deep_bert.network(args, digit_words.WORDS, digit_words.LABELS)
-            trainer = deep_bert.train(args, training, network)
-            predicted, labels, _ = trainer.predict(test)
-            test_accuracy = float((predicted.argmax(-1) == labels).mean())
+            test_accuracy, trainer = train_on_digits(args)
         else:
             trainer = deep_bert.train(args, sentences(args), deep_bert.network(args))
             test_accuracy = None  # no example is seen twice

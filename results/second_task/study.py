@@ -26,9 +26,8 @@ from lbe_hf import LBETrainer
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-import digit_words  # noqa: E402
 import runner  # noqa: E402
-from training import arguments, deep_bert  # noqa: E402
+from training import arguments, deep_bert, train_on_digits  # noqa: E402
 
 RUNS = HERE / "runs.csv"
 SEEDS = {"digits": range(100, 115), "characters": range(100, 105)}
@@ -58,18 +57,10 @@ def execute(run: Run) -> pd.DataFrame:
     """Train, and return one row."""
     args = arguments(seed=run.seed, max_steps=2000, lbe_alpha=0.5, lbe_beta=run.beta)
     with redirect_stdout(None):
-        score, trainer = digits(args) if run.task == "digits" else characters(args)
+        score, trainer = train_on_digits(args) if run.task == "digits" else characters(args)
     last = [line for line in trainer.state.log_history if "task_loss" in line][-1]
     end = {name: round(last[name], 4) for name in ("task_loss", "entropy_min", "entropy_last")}
     return pd.DataFrame([{**asdict(run), "score": round(score, 5), **end}])
-
-
-def digits(args: deep_bert.Arguments) -> tuple[float, LBETrainer]:
-    """Accuracy on the test images."""
-    training, test = digit_words.digits()
-    trainer = deep_bert.train(args, training, deep_bert.network(args, digit_words.WORDS, digit_words.LABELS))
-    predicted, labels, _ = trainer.predict(test)
-    return float((predicted.argmax(-1) == labels).mean()), trainer
 
 
 def characters(args: deep_bert.Arguments) -> tuple[float, LBETrainer]:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from glue_runs.analysis.shapes import DESCRIBED_BY
 from glue_runs.analysis.store import GridFolder
-from glue_runs.finetune.record import COMPARE_BY, HYPERPARAMETERS
 
 ENVIRONMENT = {"device": "abacus", "torch": "0.0"}
 
@@ -41,7 +41,7 @@ def made_up(
 
 def description(record: dict[str, Any]) -> dict[str, Any]:
     """What `grid.json` holds of a run with this record."""
-    return {name: record[name] for name in (*COMPARE_BY, "method", *HYPERPARAMETERS, "seed", "settings")}
+    return {name: record[name] for name in (*DESCRIBED_BY, "settings")}
 
 
 def made_up_grid(path: Path, records: list[dict[str, Any]], open_runs: tuple[str, ...] = ()) -> GridFolder:

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,33 +7,13 @@ from grids import made_up
 from transformers import TrainerState
 
 from glue_runs.errors import InputError
+from glue_runs.files import write_json
 from glue_runs.finetune.record import (
     history,
     peak_memory_mib,
     read_record,
     reset_peak_memory,
-    write_json,
-    write_text,
 )
-
-
-def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": 2, "b": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-
-
-def test_a_write_that_breaks_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    write_text(tmp_path / "report.md", "old\n")
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_text(tmp_path / "report.md", "new\n")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.md": "old\n"}
 
 
 def test_record_of_a_run(tmp_path: Path) -> None:
