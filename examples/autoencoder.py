@@ -11,7 +11,6 @@ stops falling. The test images are evaluated once, at the end. `Trainer` is `LBE
 also takes all `LBETrainingArguments`. It needs the extra `examples`.
 """
 
-import copy
 from argparse import Namespace
 from dataclasses import dataclass, field
 from itertools import pairwise, product
@@ -20,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from experiment import parse, show_only_a_bar
+from experiment import methods_and_seeds, parse, show_only_a_bar
 from images import ImageArguments, Splits, load_images
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -136,12 +135,10 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     args = parse(Arguments, defaults, argv)
     splits = load_images(args)
     table, figures = [], {"test images": splits.test.images}
-    for depth, beta, seed in product(args.depths, dict.fromkeys((0.0, args.lbe_beta)), args.seeds):
-        run, trainer = copy.copy(args), "LBETrainer" if beta else "Trainer"
-        run.lbe_beta, run.seed = beta, seed
+    for depth, (trainer, run) in product(args.depths, methods_and_seeds(args)):
         scores, images = train(run, depth, splits)
         figures.setdefault(f"{trainer}, depth {depth}", images)
-        table.append({"depth": depth, "trainer": trainer, "seed": seed, **scores})
+        table.append({"depth": depth, "trainer": trainer, "seed": run.seed, **scores})
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     draw(figures, args.output_dir)
     nothing = (splits.test.images - splits.train.images.mean(0)).square().mean()

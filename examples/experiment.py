@@ -1,13 +1,21 @@
-"""Shared by the examples on images: command line, datasets, accuracy and progress bar."""
+"""Shared by the examples on images: command line, methods and seeds, training of classifiers, figure, progress bar."""
 
+import copy
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
 from typing import Any, TypeVar
 
-from images import Split
+from images import Split, Splits
+from matplotlib.figure import Figure
+from torch import nn
 from torch.utils.data import StackDataset
 from transformers import EvalPrediction, HfArgumentParser, PrinterCallback, ProgressCallback, Trainer
+
+from lbe_hf import LBETrainer, LBETrainingArguments
+from lbe_hf.figures import draw_entropy_by_step
 
 T = TypeVar("T")
 
@@ -26,6 +34,42 @@ def parse(arguments: type[T], defaults: Callable[[Namespace], dict[str, Any]], a
     parser.set_defaults(**defaults(given))
     (args,) = parser.parse_args_into_dataclasses(words)
     return args
+
+
+def methods_and_seeds(args: Any) -> Iterator[tuple[str, Any]]:
+    """Name of the trainer and arguments of each network: without the penalty and with it, one per seed."""
+    for beta, seed in product(dict.fromkeys((0.0, args.lbe_beta)), args.seeds):
+        run = copy.copy(args)
+        run.lbe_beta, run.seed = beta, seed
+        yield "LBETrainer" if beta else "Trainer", run
+
+
+def train_classifier(
+    model: nn.Module, args: LBETrainingArguments, splits: Splits, images: str = "images"
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Train a network; return its accuracies and the seconds of training, and the log history.
+
+    Args:
+        images: the model's name for the images.
+    """
+    training, validation, test = (dataset(split, images) for split in splits)
+    trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, compute_metrics=accuracy_of)
+    show_only_a_bar(trainer)
+    seconds = trainer.train().metrics["train_runtime"]
+    scores = [trainer.predict(examples).metrics["test_accuracy"] for examples in (validation, test)]
+    return {"validation": scores[0], "test": scores[1], "seconds": seconds}, trainer.state.log_history
+
+
+def draw_entropies(histories: dict[str, Any], folder: str) -> None:
+    """Draw the batch entropy by layer and step, one panel for each method."""
+    figure = Figure(figsize=(1.5 + 3 * len(histories), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    for (method, history), panel in zip(histories.items(), panels, strict=True):
+        image = draw_entropy_by_step(panel, history, highest=2)
+        panel.set_title(method, fontsize="medium")
+        panel.label_outer()
+    figure.colorbar(image, ax=panels, label="batch entropy (nats)", extend="max")
+    figure.savefig(Path(folder, "entropy.png"), dpi=150)
 
 
 def dataset(split: Split, images: str = "images") -> StackDataset:

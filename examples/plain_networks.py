@@ -25,15 +25,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from experiment import accuracy_of, dataset, parse, show_only_a_bar
+from experiment import draw_entropies, parse, train_classifier
 from images import ImageArguments, Splits, load_images, standardize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from transformers import set_seed
 
-from lbe_hf import LBETrainer, LBETrainingArguments
-from lbe_hf.figures import draw_entropy_by_step
+from lbe_hf import LBETrainingArguments
 
 INITIALIZATIONS = ["default", "he", "delta_orthogonal"]
 NORMALIZATIONS = ["none", "batch", "layer", "weight", "selu"]
@@ -192,31 +191,21 @@ def train(args: Arguments, method: Method, splits: Splits) -> tuple[dict[str, fl
     set_seed(args.seed)
     shape = splits.train.images.shape[1:]
     sizes = (args.network, args.depth, args.width, method.init, method.normalization, args.dense)
-    model = PlainNetwork(shape, splits.classes, *sizes)
-    training, validation, test = (dataset(split) for split in splits)
-    trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, compute_metrics=accuracy_of)
-    show_only_a_bar(trainer)
-    seconds = trainer.train().metrics["train_runtime"]
-    scores = [trainer.predict(examples).metrics["test_accuracy"] for examples in (validation, test)]
-    return {"validation": scores[0], "test": scores[1], "seconds": seconds}, trainer.state.log_history
+    return train_classifier(PlainNetwork(shape, splits.classes, *sizes), args, splits)
 
 
 def draw(histories: dict[str, Any], folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
-    curves, maps = (Figure(figsize=(width, 3.4), layout="constrained") for width in (5, 1.5 + 3 * len(histories)))
-    axes, panels = curves.subplots(), maps.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    curves = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = curves.subplots()
     styles = ("k:", "k-", "k-.", "k--", "C0-", "C1-", "C2-", "C3-", "C4-", "C5-")
-    for index, ((method, history), panel) in enumerate(zip(histories.items(), panels, strict=True)):
+    for index, (method, history) in enumerate(histories.items()):
         scores = pd.DataFrame(history).dropna(subset="eval_accuracy")
         axes.plot(scores["epoch"], scores["eval_accuracy"], styles[index % len(styles)], label=method)
-        image = draw_entropy_by_step(panel, history, highest=2)
-        panel.set_title(method, fontsize="medium")
-        panel.label_outer()
     axes.set(xlabel="epoch", ylabel="validation accuracy (share of images)", ylim=(0, 1))
     curves.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
-    maps.colorbar(image, ax=panels, label="batch entropy (nats)", extend="max")
     curves.savefig(Path(folder, "accuracy.png"), dpi=150)
-    maps.savefig(Path(folder, "entropy.png"), dpi=150)
+    draw_entropies(histories, folder)
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:

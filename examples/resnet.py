@@ -11,22 +11,18 @@ layer collapses without the penalty either; it only changes the entropy of the b
 also takes all `LBETrainingArguments`. It needs the extra `examples`.
 """
 
-import copy
 from argparse import Namespace
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from experiment import accuracy_of, dataset, parse, show_only_a_bar
+from experiment import draw_entropies, methods_and_seeds, parse, train_classifier
 from images import ImageArguments, Splits, load_images, standardize
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
-from lbe_hf import LBETrainer, LBETrainingArguments
-from lbe_hf.figures import draw_entropy_by_step
+from lbe_hf import LBETrainingArguments
 from lbe_hf.log_lines import by_layer
 
 
@@ -106,23 +102,7 @@ def train(args: Arguments, splits: Splits) -> tuple[dict[str, float], list[dict[
         splits: standardized, of at least 32 x 32 pixels.
     """
     model = network(args, splits.train.images.shape[1], splits.classes)
-    training, validation, test = (dataset(split, "pixel_values") for split in splits)
-    trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, compute_metrics=accuracy_of)
-    show_only_a_bar(trainer)
-    seconds = trainer.train().metrics["train_runtime"]
-    scores = [trainer.predict(examples).metrics["test_accuracy"] for examples in (validation, test)]
-    return {"validation": scores[0], "test": scores[1], "seconds": seconds}, trainer.state.log_history
-
-
-def draw(histories: dict[str, Any], folder: str) -> None:
-    figure = Figure(figsize=(1.5 + 3 * len(histories), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
-    for (method, history), panel in zip(histories.items(), panels, strict=True):
-        image = draw_entropy_by_step(panel, history, highest=2)
-        panel.set_title(method, fontsize="medium")
-        panel.label_outer()
-    figure.colorbar(image, ax=panels, label="batch entropy (nats)", extend="max")
-    figure.savefig(f"{folder}/entropy.png", dpi=150)
+    return train_classifier(model, args, splits, "pixel_values")
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
@@ -130,15 +110,14 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     args = parse(Arguments, defaults, argv)
     args.lbe_target_modules = args.lbe_target_modules if args.activations == "blocks" else None
     splits, table, histories = standardize(load_images(args)).map_images(at_least_32), [], {}
-    for beta, seed in product(dict.fromkeys((0.0, args.lbe_beta)), args.seeds):
-        run, trainer = copy.copy(args), "LBETrainer" if beta else "Trainer"
-        run.lbe_beta, run.seed = beta, seed
+    for trainer, run in methods_and_seeds(args):
         scores, history = train(run, splits)
         histories.setdefault(trainer, history)
         entropies = [values for line in history if (values := by_layer(line, "entropy"))][-1]
-        table.append({"trainer": trainer, "seed": seed, **scores, "lowest": min(entropies), "highest": max(entropies)})
+        extremes = {"lowest": min(entropies), "highest": max(entropies)}
+        table.append({"trainer": trainer, "seed": run.seed, **scores, **extremes})
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    draw(histories, args.output_dir)
+    draw_entropies(histories, args.output_dir)
     print(
         f"{3 * args.blocks} blocks, {args.num_train_epochs:g} epochs; batch entropy in nats, target {args.lbe_alpha:g}"
     )

@@ -25,6 +25,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def verbosity_is_put_back() -> Iterator[None]:
+    """Of Transformers, on which the default of `disable_tqdm` depends."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
+
+
 @pytest.fixture
 def glue_data_dir() -> Path:
     folder = os.environ.get("GLUE_DATA_DIR")
