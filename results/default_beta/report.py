@@ -9,6 +9,7 @@ MRPC are those of the official validation sets, in points.
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).parent
@@ -25,23 +26,22 @@ RESCUED, HARM = 12, -1.0
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for each beta: runs of the deep transformer that trained, and the differences to beta 0 on the tasks.
 
-    A difference has its one-sided 95% bound below, from Student's t.
+    A difference has its one-sided 95% bound below, from Student's t. It was not run where the first count is too low.
     """
     rows = {}
     for beta in sorted(runs.loc[runs["beta"] > 0, "beta"].unique()):
         trained = rescued(runs, beta)
         rows[beta] = {"trained": f"{count(trained)} ({interval(trained)})"}
         for task in TASKS:
-            differences = harm(runs, task, beta)
-            mean, low, _ = student(differences, confidence=0.9)
-            rows[beta][f"{task}: difference (bound), {len(differences)} seeds"] = f"{mean:+.2f} ({low:+.2f})"
+            mean, low, _ = student(harm(runs, task, beta), confidence=0.9)
+            rows[beta][f"{task}: difference (bound)"] = f"{mean:+.2f} ({low:+.2f})" if np.isfinite(mean) else "not run"
         rows[beta]["does both"] = "yes" if does_both(runs, beta) else "no"
     return pd.DataFrame(rows).T.rename_axis("beta")
 
 
 def does_both(runs: pd.DataFrame, beta: float) -> bool:
     """Whether this beta rescues the deep transformer and does no harm on either task."""
-    bounds = [student(harm(runs, task, beta), confidence=0.9)[1] for task in TASKS]
+    bounds = (student(harm(runs, task, beta), confidence=0.9)[1] for task in TASKS)
     return bool(rescued(runs, beta).sum() >= RESCUED) and min(bounds) > HARM
 
 
@@ -53,7 +53,7 @@ def rescued(runs: pd.DataFrame, beta: float) -> pd.Series:
 def harm(runs: pd.DataFrame, task: str, beta: float) -> pd.Series:
     """Differences of the scores to those without LBE in points, by seed."""
     by_beta = runs[runs["task"] == task].pivot(index="seed", columns="beta", values="score")
-    return 100 * (by_beta[beta] - by_beta[0.0]).dropna()
+    return 100 * (by_beta[beta] - by_beta[0.0]).dropna() if beta in by_beta else pd.Series(dtype=float)
 
 
 def at_beta_2(lines: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def at_beta_2(lines: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     runs = pd.concat([pd.read_csv(HERE / "runs.csv"), at_beta_2(pd.read_csv(TUNED_RIVALS))])
-    print(f"{len(runs)} runs")
+    print(f"{len(runs)} runs, fine-tuning with {runs.loc[runs['task'] != 'rescue', 'seed'].nunique()} seeds")
     show("Does it rescue a deep transformer, and do no harm in fine-tuning?", table(runs))
 
 
