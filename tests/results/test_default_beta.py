@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from programs import program
+from programs import ROOT, program
 
 
 def test_the_runs_of_the_protocol() -> None:
@@ -21,6 +21,9 @@ def test_fine_tuned_is_with_the_only_beta_that_rescues() -> None:
     trained = {beta: report.rescued(runs, beta) for beta in study.BETAS}
     assert {len(own) for own in trained.values()} == {15}
     assert [beta for beta, own in trained.items() if own.sum() >= 12] == [study.RESCUING]
+    page = " ".join((ROOT / "docs" / "under_way.md").read_text(encoding="utf-8").split())
+    low, middle, high = (own.sum() for own in trained.values())
+    assert f"{low} train with beta 0.05, {middle} with 0.5 and {high} with 2." in page
 
 
 @pytest.mark.skipif("GLUE_DATA_DIR" not in os.environ, reason="GLUE_DATA_DIR is not set: no official files")
