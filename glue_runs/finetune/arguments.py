@@ -166,6 +166,10 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArgum
 
 def _checked(parser: Parser, argv: list[str]) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     model_args, data_args, args = parser.into_dataclasses(argv)
+    given = parser.given(argv)
+    evaluates_only = not given.get("do_train") and (given.get("do_eval") or given.get("do_predict"))
+    if given.get("do_train") is False or evaluates_only:
+        raise InputError("A run always trains and then evaluates: leave out --do_train, --do_eval and --do_predict.")
     check_values(data_args, args)
     return model_args, data_args, args
 

@@ -57,6 +57,8 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         (["--task_name", "demo_rte", "--model_name_or_path", "nobody/nothing"], "'nobody/nothing' cannot be loaded"),
         (["--task_name", "demo_rte", "--lbe_beta", "-1"], "lbe_beta must be zero or positive"),
         (["--task_name", "stsb", "--label_smoothing_factor", "0.1"], "needs labels, but stsb is a regression"),
+        ([*RUN, "--do_eval"], "A run always trains and then evaluates: leave out"),
+        ([*RUN, "--do_train", "false"], "A run always trains and then evaluates: leave out"),
         (["--task_name", "demo_rte", "--lbe_beta", "much"], "invalid float value: 'much'"),
         (["--task_name", "demo_rte", "--lbe_samples", "row"], "invalid choice: 'row'"),
         (["--task_name", "demo_rte", "--lbe_betta", "1"], "--lbe_betta"),
