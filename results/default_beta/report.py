@@ -9,7 +9,6 @@ MRPC are those of the official validation sets, in points.
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).parent
@@ -33,10 +32,16 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         trained = rescued(runs, beta)
         rows[beta] = {"trained": f"{count(trained)} ({interval(trained)})"}
         for task in TASKS:
-            mean, low, _ = student(harm(runs, task, beta), confidence=0.9)
-            rows[beta][f"{task}: difference (bound)"] = f"{mean:+.2f} ({low:+.2f})" if np.isfinite(mean) else "not run"
+            rows[beta][f"{task}: difference (bound)"] = in_words(harm(runs, task, beta))
         rows[beta]["does both"] = "yes" if does_both(runs, beta) else "no"
     return pd.DataFrame(rows).T.rename_axis("beta")
+
+
+def in_words(differences: pd.Series) -> str:
+    if differences.empty:
+        return "not run"
+    mean, low, _ = student(differences, confidence=0.9)
+    return f"{mean:+.2f} ({low:+.2f})"
 
 
 def does_both(runs: pd.DataFrame, beta: float) -> bool:
