@@ -22,6 +22,10 @@ later one has a higher entropy: its activations then only have a small scale."""
 NEGLIGIBLE = 1e-3
 """Fraction of the task loss below which the penalty of a whole run is reported as negligible."""
 
+DOMINANT = 1.0
+"""Fraction of the task loss above which the penalty up to the first log line is reported: the targets do not suit the
+model. Later it may exceed an additive task loss because that has become small."""
+
 _REVERSING = (
     "The penalty was not applied to {share:.0%} of the batches since the last log line, because their task loss was "
     "zero or negative and task_loss * (1 + penalty) would move the entropies away from their targets. "
@@ -41,6 +45,7 @@ class Reporter:
         self.warned: set[str] = set()
         """Kinds of the warnings so far."""
         self._collapsed: set[str] = set()
+        self._logged = False
 
     def warn_once(self, kind: str, message: str) -> None:
         """Log a warning unless there was one of this kind."""
@@ -63,6 +68,9 @@ class Reporter:
         if means.reversing > 0 and regularizer.beta > 0:
             self.warn_once("reversing", _REVERSING.format(share=means.reversing))
         self._warn_of_collapsed_layers(names, means.entropies)
+        if not self._logged:
+            self._warn_of_a_dominant_penalty(means, regularizer)
+        self._logged = True
         entropies = means.entropies
         line = {
             "task_loss": means.task_loss,
@@ -91,6 +99,15 @@ class Reporter:
                 f"New: {listed}"
             )
 
+    def _warn_of_a_dominant_penalty(self, means: Means, regularizer: LBERegularizer) -> None:
+        if means.lbe_loss > DOMINANT * abs(means.task_loss) > 0:
+            self.warn_once(
+                "dominant",
+                f"The penalty is {means.lbe_loss / abs(means.task_loss):.1f} times the task loss, so that it rules "
+                f"the training: {_ranges(means, regularizer)}. Unless layers have collapsed, set lbe_alpha near their "
+                f"batch entropy, or lower lbe_beta, now {regularizer.beta}.",
+            )
+
     def end(self, means: Means | None, regularizer: LBERegularizer) -> None:
         """Warn if the penalty was negligible over the whole run, and name a remedy."""
         if regularizer.beta == 0 or means is None or means.task_loss == 0:
@@ -105,13 +122,19 @@ class Reporter:
                 f"the task loss was zero or negative in {means.reversing:.0%} of the batches. Use lbe_form='additive'."
             )
         else:
-            targets = regularizer.target.tolist()
             what = (
-                f"the batch entropy of the layers was {min(means.entropies):.2f} to {max(means.entropies):.2f} nats, "
-                f"their targets are {min(targets):.2f} to {max(targets):.2f} (lbe_alpha). Raise lbe_beta, now "
-                f"{regularizer.beta}, or apply the penalty to other modules with lbe_target_modules."
+                f"{_ranges(means, regularizer)}. Raise lbe_beta, now {regularizer.beta}, or apply the penalty to "
+                "other modules with lbe_target_modules."
             )
         self.warn_once(
             "negligible",
             f"The penalty was only {share:.1e} of the task loss over this run, too small to have an effect: {what}",
         )
+
+
+def _ranges(means: Means, regularizer: LBERegularizer) -> str:
+    targets = regularizer.target.tolist()
+    return (
+        f"the batch entropy of the layers was {min(means.entropies):.2f} to {max(means.entropies):.2f} nats, "
+        f"their targets are {min(targets):.2f} to {max(targets):.2f} (lbe_alpha)"
+    )

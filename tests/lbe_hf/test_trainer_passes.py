@@ -355,6 +355,24 @@ def test_additive_with_a_negative_task_loss_steers_to_the_target(make_trainer: M
     assert not [text for text in warnings_of() if "lbe_form" in text]
 
 
+def test_a_penalty_above_the_task_loss_is_reported_once(make_trainer: Make, warnings_of: Any) -> None:
+    """Of a model whose activations are far larger than the targets allow."""
+    model = bert()
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.LayerNorm.weight.fill_(100.0)
+    trainer = make_trainer(LBETrainer, model, token_rows(16), lbe_beta=2.0, max_steps=4, logging_steps=1)
+    trainer.train()
+    (warning,) = [text for text in warnings_of() if "times the task loss" in text]
+    first = next(line for line in trainer.state.log_history if "lbe_loss" in line)
+    assert f"{first['lbe_loss'] / first['task_loss']:.1f} times the task loss" in warning
+    for part in (
+        "set lbe_alpha near their batch entropy",
+        "lower lbe_beta, now 2.0",
+        "their targets are 0.50 to 0.50",
+    ):
+        assert part in warning
+
+
 # ---- What the end of training reports ------------------------------------------------------------------------------
 
 
@@ -383,7 +401,7 @@ def test_a_penalty_that_was_never_applied_is_reported(make_trainer: Make, warnin
 def test_a_penalty_that_matters_is_not_reported(make_trainer: Make, warnings_of: Any) -> None:
     make_trainer(LBETrainer, bert(), token_rows(8), lbe_beta=5.0).train()
     make_trainer(LBETrainer, bert(), token_rows(8), lbe_beta=0.0, lbe_log_entropy=True).train()
-    assert not [text for text in warnings_of() if "of the task loss over this run" in text]
+    assert not [text for text in warnings_of() if "the task loss" in text]
 
 
 def test_each_training_warns_anew(make_trainer: Make, warnings_of: Any) -> None:
