@@ -7,6 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from programs import ROOT, program
+from studies import variants_that_train
+
+from lbe_hf import LBETrainingArguments
 
 
 def test_the_runs_of_the_protocol() -> None:
@@ -21,9 +24,42 @@ def test_fine_tuned_is_with_the_only_beta_that_rescues() -> None:
     trained = {beta: report.rescued(runs, beta) for beta in study.BETAS}
     assert {len(own) for own in trained.values()} == {15}
     assert [beta for beta, own in trained.items() if own.sum() >= 12] == [study.RESCUING]
-    page = " ".join((ROOT / "docs" / "under_way.md").read_text(encoding="utf-8").split())
-    low, middle, high = (own.sum() for own in trained.values())
-    assert f"{low} train with beta 0.05, {middle} with 0.5 and {high} with 2." in page
+
+
+def test_the_page_has_the_table_and_its_summary_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "results" / "default_beta" / "README.md").read_text(encoding="utf-8")
+    report = program("results/default_beta/report.py")
+    report.main()
+    first, *printed = capsys.readouterr().out.splitlines()
+    assert first == "77 runs, fine-tuning with 8 seeds"
+    assert set(printed) <= set(page.splitlines())
+    summary = " ".join(page[: page.index("## What was done")].split())
+    scores = (
+        pd.read_csv(ROOT / "results" / "default_beta" / "runs.csv")
+        .set_index(["task", "beta", "seed"])
+        .sort_index()["score"]
+    )
+    for task, ending in (("cola", "of {bound:.2f}, and the rule"), ("mrpc", "with a bound of {bound:.2f}")):
+        differences = 100 * (scores[task, 2.0] - scores[task, 0.0])
+        bound = differences.mean() - 1.894579 * differences.std() / 8**0.5  # 95% of Student's t, 7 degrees of freedom
+        assert f"{differences.mean():+.2f} points" in summary
+        assert ending.format(bound=bound) in summary
+        assert (bound > -1) == (task == "mrpc")
+    differences = 100 * (scores["cola", 2.0] - scores["cola", 0.0])
+    assert (differences > 0).sum() == 5
+    assert f"differ by up to {differences.abs().max():.2f} points" in summary
+    evidence = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    trained = variants_that_train()["LBE"]
+    assert f"with {trained} runs, and on CoLA" in evidence
+    assert "(mean -0.24 points, bound -1.59)" in evidence
+    assert f"Only beta 2 rescues it: {trained} runs train" in summary
+
+
+def test_the_default_stays_because_no_beta_does_both() -> None:
+    report = program("results/default_beta/report.py")
+    runs = pd.concat([pd.read_csv(report.HERE / "runs.csv"), report.at_beta_2(pd.read_csv(report.TUNED_RIVALS))])
+    assert set(report.table(runs)["does both"]) == {"no"}
+    assert LBETrainingArguments().lbe_beta == 0.01
 
 
 @pytest.mark.skipif("GLUE_DATA_DIR" not in os.environ, reason="GLUE_DATA_DIR is not set: no official files")
