@@ -1,6 +1,6 @@
-"""Test scores of the chosen settings, and paired differences to plain training: PROTOCOL.md, 7.
+"""Test scores of the chosen settings, and LBE's paired differences to its rivals: PROTOCOL.md, 7.
 
-python results/paper_networks/report.py     # tables of what is in runs.csv
+python results/paper_networks/report.py     # the table of what is in runs.csv
 """
 
 import sys
@@ -15,22 +15,23 @@ from inference import show, student  # noqa: E402
 
 
 def table(lines: pd.DataFrame) -> pd.DataFrame:
-    """A row for each contest and method: chosen setting, mean test score, paired difference to "none".
+    """A row for each contest and method: chosen setting, mean and range of the test score, LBE's difference to it.
 
-    The differences have Student's 95% interval.
+    The differences are paired by seed and have Student's 95% interval. A run that diverged scores 0, as in the choice.
     """
-    judged = lines[lines["seed"] >= 100].fillna({"test": 0.0})  # diverged, as in the choice
+    judged = lines[lines["seed"] >= 100].fillna({"test": 0.0})
     rows = []
     for (contest, method), own in judged.groupby(["contest", "method"], sort=False):
+        scores = own.set_index("seed")["test"]
         row = {"contest": contest, "method": method, "learning rate": f"{own['learning_rate'].iloc[0]:g}"}
         row["alpha, beta"] = f"{own['alpha'].iloc[0]:g}, {own['beta'].iloc[0]:g}" if method == "LBE" else ""
-        scores = own.set_index("seed")["test"]
-        row |= {"seeds": len(scores), "test": f"{scores.mean():.3f}"}
-        none = judged[(judged["contest"] == contest) & (judged["method"] == "none")].set_index("seed")["test"]
-        differences = (scores - none).dropna()
-        if method != "none" and len(differences) > 1:
+        row["seeds"] = len(scores)
+        row["test (range)"] = f"{scores.mean():.3f} ({scores.min():.3f} to {scores.max():.3f})"
+        lbe = judged[(judged["contest"] == contest) & (judged["method"] == "LBE")].set_index("seed")["test"]
+        differences = (lbe - scores).dropna()
+        if method != "LBE" and len(differences) > 1:
             mean, low, high = student(differences)
-            row["difference"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+            row["LBE minus it"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 

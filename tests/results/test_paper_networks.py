@@ -94,7 +94,7 @@ def test_report_has_students_interval_of_the_paired_differences() -> None:
     differences = [0.3, 0.0 - 0.7, 0.3]  # a diverged run scores 0
     mean, half = np.mean(differences), 4.302653 * np.std(differences, ddof=1) / np.sqrt(3)  # 97.5% of Student's t
     assert stats.t.ppf(0.975, 2) == pytest.approx(4.302653)
-    assert rows.loc["LBE", "difference"] == f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
-    assert rows.loc["LBE", "test"] == "0.567"
+    assert rows.loc["none", "LBE minus it"] == f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+    assert rows.loc["LBE", "test (range)"] == "0.567 (0.000 to 0.900)"
     assert rows.loc["LBE", "seeds"] == 3
-    assert rows.loc["none", "difference"] == ""
+    assert rows.loc["LBE", "LBE minus it"] == ""
