@@ -1,6 +1,5 @@
 """README is short, its quickstart runs as printed, and its numbers are those of the committed results."""
 
-import math
 import re
 from importlib.metadata import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from studies import (
     deep_bert,
     ends,
     grid,
+    judged_networks,
     judged_rivals,
     penalties_of_healthy_encoders,
     setting,
@@ -121,11 +121,9 @@ def test_minilm() -> None:
 
 
 def test_plain_networks() -> None:
-    page = (ROOT / "docs" / "plain_networks.md").read_text(encoding="utf-8")
-    default, he = (row[1:] for row in table(page, "initialization | `Trainer`")[:2])
-    for shown, accuracies in ((cells("initialization: accuracy"), default), (cells("He's initialization"), he)):
-        means = [math.fsum(map(float, cell.split(", "))) / 3 for cell in accuracies]
-        assert shown == [f"{mean:.3f}" for mean in means]
+    scores = judged_networks()
+    for ending, contest in {"initialization: accuracy": "mlp-default", "He's initialization": "mlp-he"}.items():
+        assert cells(ending) == [f"{scores[contest, method].mean():.3f}" for method in ("none", "LBE")]
 
 
 def test_verdicts_and_costs() -> None:

@@ -1,6 +1,6 @@
 """Test scores of the chosen settings, and LBE's paired differences to its rivals: PROTOCOL.md, 7.
 
-    python results/paper_networks/report.py     # the table of what is in runs.csv
+python results/paper_networks/report.py     # the table of what is in runs.csv
 """
 
 import sys

@@ -1,13 +1,18 @@
 """The study chooses on validation and judges on test, and trains what it says."""
 
+import re
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from programs import program
+from pages import table
+from programs import ROOT, program
 from scipy import stats
+from studies import judged_networks
+
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +103,43 @@ def test_report_has_students_interval_of_the_paired_differences() -> None:
     assert rows.loc["LBE", "test (range)"] == "0.567 (0.000 to 0.900)"
     assert rows.loc["LBE", "seeds"] == 3
     assert rows.loc["LBE", "LBE minus it"] == ""
+
+
+def test_the_page_has_the_table_and_its_summary_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "results" / "paper_networks" / "README.md").read_text(encoding="utf-8")
+    program("results/paper_networks/report.py").main()
+    printed = capsys.readouterr().out
+    assert set(printed.splitlines()) <= set(page.splitlines())
+    summary = " ".join(page[: page.index("## What was done")].split())
+    decimals = re.findall(r"\b0\.\d{3}\b", summary)
+    assert len(decimals) > 10
+    assert set(decimals) <= set(re.findall(r"\b0\.\d{3}\b", printed))
+
+    scores = judged_networks()
+    assert scores.shape == (10, 4 * 4 + 6 * 2)
+    assert scores.notna().all(axis=None)
+    signs = {pair: sign(scores[pair[0], "LBE"] - scores[pair]) for pair in scores if pair[1] != "LBE"}
+    better, worse = (list(signs.values()).count(value) for value in (1, -1))
+    assert f"Of {len(signs)} comparisons LBE is better in {better} and worse in {worse}." in summary
+    assert f"The table has {len(signs)} of them, uncorrected." in " ".join(page.split())
+
+
+def sign(differences: pd.Series) -> int:
+    """Of Student's 95% interval, or 0 if it contains zero."""
+    half = 2.262157 * differences.std() / np.sqrt(len(differences))  # 97.5% of Student's t, 9 degrees of freedom
+    return int(differences.mean() > half) - int(differences.mean() < -half)
+
+
+def test_the_evidence_has_these_numbers() -> None:
+    scores = judged_networks().mean().round(3)
+    rows = {question: answer for _, question, answer in table(EVIDENCE, "study | question")}
+    default, he = (scores[network] for network in ("mlp-default", "mlp-he"))
+    assert rows["Do 50 dense ReLU layers learn, with settings chosen on validation images?"] == (
+        f"PyTorch's initialization: {default['none']:.3f} without LBE, {default['LBE']:.3f} with it, "
+        f"{default['batch']:.3f} with BatchNorm; He's: {he['none']:.3f} and {he['LBE']:.3f}"
+    )
+    convolutions = scores["cnn-default"]
+    assert rows["And 50 convolutions at PyTorch's initialization?"] == (
+        f"{convolutions['none']:.3f} without LBE, {convolutions['LBE']:.3f} with it, "
+        f"{convolutions['batch']:.3f} with BatchNorm"
+    )

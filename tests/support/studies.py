@@ -42,6 +42,12 @@ def judged_rivals() -> tuple[dict[str, str], dict[str, int]]:
     )
 
 
+def judged_networks() -> pd.DataFrame:
+    """Test scores of the paper's other networks by seed (rows), contest and method (columns); 0 where one diverged."""
+    lines = pd.read_csv(RESULTS / "paper_networks" / "runs.csv").fillna({"test": 0.0})
+    return lines[lines["seed"] >= 100].pivot(index="seed", columns=["contest", "method"], values="test")
+
+
 def variants_that_train() -> dict[str, str]:
     """Of LBE and each variant of the penalty the runs that trained, and of how many."""
     lines = pd.read_csv(RESULTS / "mechanism" / "runs.csv")
