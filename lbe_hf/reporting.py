@@ -103,8 +103,8 @@ class Reporter:
         if means.lbe_loss > DOMINANT * abs(means.task_loss) > 0:
             self.warn_once(
                 "dominant",
-                f"The penalty is {means.lbe_loss / abs(means.task_loss):.1f} times the task loss, so that it rules "
-                f"the training: {_ranges(means, regularizer)}. Unless layers have collapsed, set lbe_alpha near their "
+                f"The penalty is {means.lbe_loss / abs(means.task_loss):.1f} times the task loss and dominates "
+                f"training: {_ranges(means, regularizer)}. Unless layers have collapsed, set lbe_alpha near their "
                 f"batch entropy, or lower lbe_beta, now {regularizer.beta}.",
             )
 
