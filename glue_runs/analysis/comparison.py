@@ -15,7 +15,7 @@ MIN_SEEDS = 3
 """With fewer seeds there is no interval and no p-value."""
 
 _MAX_EXACT = 12  # seeds; 2**12 signs are still enumerated
-_ROUNDING = 1e-12  # of scores, which are at most 1
+_DECIMALS = 12  # of scores, which are at most 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def mean_difference(differences: pd.Series) -> Difference:
     if count < MIN_SEEDS or math.isnan(mean):
         return Difference(count, mean, None, None)
     margin = float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
-    interval = (mean - margin, mean + margin) if margin > _ROUNDING else None
+    interval = (mean - margin, mean + margin) if margin > 10**-_DECIMALS else None
     return Difference(count, mean, interval, _p_value(values))
 
 
@@ -61,6 +61,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _p_value(differences: NDArray[np.float64]) -> float:
+    differences = differences.round(_DECIMALS)  # so that equal differences are ties
     if not differences.any():
         return 1.0
     if len(differences) > _MAX_EXACT:

@@ -40,15 +40,16 @@ def draw(folder: Path, results: pd.DataFrame, records: Mapping[str, dict[str, An
     chosen = choose_settings(results)
     if chosen.empty:
         return []
-    figures = {
-        "scores": _panels(chosen, _draw_scores),
-        "learning_rates": _panels(results, _draw_learning_rates),
-        **dict(_entropy_figures(chosen, records)),
-    }
-    paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
+    with matplotlib.rc_context({"text.parse_math": False}):  # dollar signs are those of regular expressions
+        figures = {
+            "scores": _panels(chosen, _draw_scores),
+            "learning_rates": _panels(results, _draw_learning_rates),
+            **dict(_entropy_figures(chosen, records)),
+        }
+        paths = []
+        for name, figure in figures.items():
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=150)
     return paths
 
 

@@ -50,6 +50,13 @@ def is_complete(checkpoint: Path, lbe_beta: float) -> bool:
     return bool(state.global_step == _step(checkpoint))
 
 
+def nested_checkpoint(output_dir: Path) -> Path | None:
+    """A checkpoint of another run inside `output_dir`, which Trainer would push: it leaves out only its own."""
+    own = f"{PREFIX_CHECKPOINT_DIR}-*"
+    folders = (path for path in output_dir.glob("*/") if not path.match(own) and not path.name.startswith("_"))
+    return next((nested for folder in folders for nested in folder.rglob(own) if nested.is_dir()), None)
+
+
 def _step(checkpoint: Path) -> int | None:
     step = checkpoint.name.rpartition("-")[2]
     usable = step.isdecimal() and checkpoint.is_dir() and not checkpoint.is_symlink()

@@ -14,7 +14,7 @@ from ..tasks.glue import get_task
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, defining_settings, parse
 from .card import write_card
 from .checkpoints import DamagedCheckpointError
-from .output import begin, check_is_own
+from .output import begin, check_holds_one_run, check_is_own
 from .push import PushArguments, push_and_report
 from .record import RESULT_NAME
 from .run import prepare, run
@@ -40,6 +40,8 @@ def _main(argv: list[str]) -> int:
         wants_push, hub_token = args.push_to_hub, args.hub_token
         settings = defining_settings(model_args, data_args, args)
         check_is_own(str(args.output_dir), args.resume_from_checkpoint, settings)
+        if wants_push:
+            check_holds_one_run(str(args.output_dir))
         trainer, splits = prepare(model_args, data_args, args)
     except Exception as error:
         return report_error(error, 2, hub_token)

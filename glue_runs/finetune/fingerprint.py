@@ -16,15 +16,15 @@ from transformers import CONFIG_NAME
 
 from .encoder import locate
 
-_WEIGHTS = (CONFIG_NAME, "*.safetensors", "pytorch_model*.bin", "*.index.json")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 
 def fingerprint(model_name_or_path: str, examples: DatasetDict) -> dict[str, str]:
     """SHA-256 of `weights`, `tokenizer` and tokenized `examples`, in hexadecimal.
 
-    The weights include the configuration of the model. For a model on the Hub, `weights` and `tokenizer` are the
-    commit in the cache, and are left out if there is none.
+    The weights include the configuration of the model. For a model on the Hub, the files are those in the cache;
+    `weights` and `tokenizer` are left out if the weights are not there.
 
     Args:
         model_name_or_path: as for `load_model`.
@@ -40,22 +40,20 @@ def changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str
 
 def fingerprint_encoder(model_name_or_path: str) -> dict[str, str]:
     """`fingerprint` without the examples; unchanged files are read once per process."""
-    location = locate(model_name_or_path)
-    folder = Path(location)
-    if folder.is_dir():
-        return {"weights": _digest_of_files(folder, _WEIGHTS), "tokenizer": _digest_of_files(folder, _TOKENIZER)}
-    cached = try_to_load_from_cache(location, CONFIG_NAME)
-    if not isinstance(cached, str):
-        return {}
-    commit = f"commit {Path(cached).parent.name}"
-    return {"weights": commit, "tokenizer": commit}
+    folder = Path(locate(model_name_or_path))
+    if not folder.is_dir():
+        # Not the commit, which may be one that only edits the README.
+        cached = try_to_load_from_cache(model_name_or_path, CONFIG_NAME)
+        if not isinstance(cached, str) or not _files(Path(cached).parent, _WEIGHTS):
+            return {}
+        folder = Path(cached).parent
+    patterns = {"weights": (CONFIG_NAME, *_WEIGHTS), "tokenizer": _TOKENIZER}
+    return {part: _digest(_files(folder, own)) for part, own in patterns.items()}
 
 
-def _digest_of_files(folder: Path, patterns: Iterable[str]) -> str:
+def _files(folder: Path, patterns: Iterable[str]) -> tuple[tuple[Path, int, int, int], ...]:
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    return _digest(
-        tuple((path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()])
-    )
+    return tuple((path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()])
 
 
 @lru_cache

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import read_json, write_json
-from .checkpoints import checkpoints
+from .checkpoints import checkpoints, nested_checkpoint
 from .record import RESULT_NAME
 
 RUN_NAME = "run.json"
@@ -38,17 +38,19 @@ def check_is_own(output_dir: str | Path, resumes_from: str | None, settings: Map
         settings: of the run, as from `arguments.defining_settings`.
 
     Raises:
-        InputError: the run starts anew where there are checkpoints, or resumes from those of another run.
+        InputError: the folder has checkpoints and the run does not resume from one of them, or the run resumes from
+            one of a run with other settings.
     """
     folder = Path(output_dir)
+    begun_in = folder if resumes_from in (None, "last") else Path(str(resumes_from)).parent
+    if checkpoints(folder) and (resumes_from is None or begun_in.resolve() != folder.resolve()):
+        raise InputError(
+            f"{folder} holds checkpoints of an earlier run: resume it with --resume_from_checkpoint last, or give "
+            "another --output_dir."
+        )
     if resumes_from is None:
-        if checkpoints(folder):
-            raise InputError(
-                f"{folder} holds checkpoints of an earlier run: resume it with --resume_from_checkpoint last, or give "
-                "another --output_dir."
-            )
         return
-    path = (folder if resumes_from == "last" else Path(resumes_from).parent) / RUN_NAME
+    path = begun_in / RUN_NAME
     before = read_json(path) if path.is_file() else {}
     for name, value in before.items() if isinstance(before, dict) else ():
         if value != settings.get(name, value):
@@ -56,6 +58,13 @@ def check_is_own(output_dir: str | Path, resumes_from: str | None, settings: Map
                 f"The checkpoints to resume from are of a run with --{name} {value}, not {settings[name]}: give that, "
                 "or start anew in another --output_dir."
             )
+
+
+def check_holds_one_run(output_dir: str | Path) -> None:
+    """Raise an `InputError` if the folder contains checkpoints of another run, which would be pushed, too."""
+    nested = nested_checkpoint(Path(output_dir))
+    if nested is not None:
+        raise InputError(f"{nested} would be pushed with the model: give each run an --output_dir of its own.")
 
 
 def begin(output_dir: str | Path, settings: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..redaction import redact, report_error
 from .arguments import FinetuneArguments
 from .card import CARD_NAME
-from .output import repository
+from .output import check_holds_one_run, repository
 from .parser import Parser
 from .record import read_record
 
@@ -78,7 +78,7 @@ def push(folder: Path, options: PushArguments) -> str:
 
     Raises:
         NoModelError: the folder holds no model.
-        InputError: a file in it is a link, or its record is damaged.
+        InputError: a file in it is a link, it contains checkpoints of another run, or its record is damaged.
         PushError: the Hub cannot be reached or refuses the push, or the run diverged.
     """
     if not (folder / CONFIG_NAME).is_file():
@@ -86,6 +86,7 @@ def push(folder: Path, options: PushArguments) -> str:
     link = _first_link(folder)
     if link is not None:
         raise InputError(f"{link} is a link, and links are not pushed: replace it by a copy.")
+    check_holds_one_run(folder)
     record = read_record(folder) or {"config": {}, "diverged": False}
     if record["diverged"]:
         raise PushError(f"{folder} was not pushed: its run diverged, and its model is of no use.")
@@ -106,7 +107,9 @@ def push(folder: Path, options: PushArguments) -> str:
     except HFValidationError as error:
         raise InputError(" ".join(str(error).split())) from error
     except Exception as error:  # of HTTP, of the network, of Xet: the folder can be pushed later
-        later = shlex.join(["python", "-m", "glue_runs.push", str(folder), "--hub_model_id", repo])
+        given = {name: str(value) for name, value in (chosen | {"hub_model_id": repo}).items() if value is not None}
+        words = [word for name, value in given.items() for word in (f"--{name}", value)]
+        later = shlex.join(["python", "-m", "glue_runs.push", str(folder), *words])
         raise PushError(
             f"{repo} was not pushed: {_reason(error, api.endpoint)}. The result is safe in {folder}; "
             f"push it later with `{later}`."

@@ -4,6 +4,7 @@
 
 import contextlib
 import platform
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -88,7 +89,9 @@ def peak_memory_mib() -> float | None:
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    if platform.system() == "Linux":
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    if sys.platform == "linux":
+        # Not reported everywhere: gVisor has the file without this line.
+        with contextlib.suppress(OSError):
+            peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+            return int(peak[1]) / 2**10 if peak else None
     return None

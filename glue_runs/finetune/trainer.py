@@ -12,6 +12,8 @@ from transformers.utils.hub import PushInProgress
 
 from lbe_hf import LBETrainer
 
+from .checkpoints import nested_checkpoint
+
 logger = logging.get_logger(__name__)
 
 
@@ -69,10 +71,3 @@ def report_failed_pushes(push: PushInProgress | None) -> None:
         if error is not None:
             reason = " ".join(f"{error} {error.__cause__ or ''}".split())
             logger.warning(f"A push to the Hub failed in the background; training continues: {reason}")
-
-
-def nested_checkpoint(output_dir: Path) -> Path | None:
-    """A checkpoint of another run inside `output_dir`, which Trainer would push: it leaves out only its own."""
-    own = f"{PREFIX_CHECKPOINT_DIR}-*"
-    folders = (path for path in output_dir.glob("*/") if not path.match(own) and not path.name.startswith("_"))
-    return next((nested for folder in folders for nested in folder.rglob(own) if nested.is_dir()), None)

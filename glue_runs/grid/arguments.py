@@ -25,7 +25,8 @@ PROTOCOLS = {
     "authors": [
         *("--pad_to_max_length", "true", "--lbe_ignore_padding", "false"),
         *("--train_sampling_strategy", "random", "--precision", "fp32"),
-        *("--dataloader_drop_last", "true", "--validation_rounding", "down"),
+        *("--dataloader_drop_last", "true", "--per_device_eval_batch_size", "32"),
+        *("--validation_rounding", "down"),
     ],
 }
 """Arguments of a run that a protocol fixes; `authors` also splits the examples by the seed of the run."""
@@ -94,9 +95,9 @@ class GridArguments:
         metadata={
             "help": "authors: as in their code. Examples are padded to 128 tokens and padding counts; feed-forward "
             "activations, random batches, fp32; examples are split by the seed of the run, int(0.2 n) of them for "
-            "validation; incomplete last batches are dropped in training and evaluation. Two differences remain: in "
-            "their code, the norm for gradient clipping includes the targets, and a seed gives other random numbers. "
-            "Other arguments override the protocol.",
+            "validation; incomplete last batches of 32 are dropped in training and evaluation. Two differences "
+            "remain: in their code, the norm for gradient clipping includes the targets, and a seed gives other "
+            "random numbers. Other arguments override the protocol.",
             "choices": list(PROTOCOLS),
         },
     )

@@ -4,6 +4,7 @@ from operator import mul
 
 import pandas as pd
 import pytest
+from scipy.stats import wilcoxon
 
 from glue_runs.analysis.comparison import holm, mean_difference
 
@@ -32,6 +33,15 @@ def test_more_than_twelve_seeds_are_ranked() -> None:
     # Wilcoxon: all of 13 differences positive has the exact two-sided p-value 2 / 2^13.
     values = [0.01 * (index + 1) for index in range(13)]
     assert mean_difference(differences(*values)).p_value == pytest.approx(2 / 2**13)
+
+
+def test_equal_differences_are_ties_in_spite_of_rounding() -> None:
+    # Scores of 20 examples. Without rounding, 0.55 - 0.5 and 0.85 - 0.8 differ by 1e-17 and would get other ranks.
+    baseline, lbe = [0.5 + 0.05 * (index % 8) for index in range(14)], []
+    steps = [1, 1, -1, 2, 1, 1, -2, 1, 1, -1, 1, 3, 1, 1]  # in examples
+    lbe = [(round(20 * score) + step) / 20 for score, step in zip(baseline, steps, strict=True)]
+    found = mean_difference(differences(*(one - other for one, other in zip(lbe, baseline, strict=True))))
+    assert found.p_value == pytest.approx(wilcoxon(steps).pvalue)
 
 
 def test_interval_is_that_of_a_table_of_t() -> None:

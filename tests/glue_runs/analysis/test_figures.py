@@ -62,3 +62,8 @@ def test_runs_that_logged_other_steps_or_no_entropies(tmp_path: Path) -> None:
 def test_nothing_to_draw(tmp_path: Path) -> None:
     assert names(tmp_path, []) == []
     assert names(tmp_path, [made_up(float("nan"), 0.5, 1)]) == []
+
+
+def test_names_with_dollar_signs_are_not_mathematics(tmp_path: Path) -> None:
+    runs = [made_up(0.5, 0.6, 1, beta=0.05, method=r"LBE on .*query$|.*layer\.\w+$")]
+    assert len(names(tmp_path, runs)) == 3

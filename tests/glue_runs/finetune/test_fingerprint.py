@@ -1,13 +1,15 @@
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
+from huggingface_hub import try_to_load_from_cache
 
 from glue_runs.finetune import fingerprint as module
-from glue_runs.finetune.fingerprint import fingerprint
+from glue_runs.finetune.fingerprint import changed_parts, fingerprint
 
 
 def examples(last_token: int = 3, label: int = 1) -> DatasetDict:
@@ -43,8 +45,19 @@ def test_weights_are_the_sha256_of_their_files(tmp_path: Path) -> None:
     assert fingerprint(str(tmp_path), examples())["weights"] == expected
 
 
-def test_a_name_on_the_hub_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "try_to_load_from_cache", lambda *_: "/cache/snapshots/abc123/config.json")
-    assert fingerprint("me/model", examples())["weights"] == "commit abc123"
-    monkeypatch.setattr(module, "try_to_load_from_cache", lambda *_: None)
+def test_of_a_model_on_the_hub_the_files_count_and_not_the_commit(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "try_to_load_from_cache", partial(try_to_load_from_cache, cache_dir=tmp_path))
+    assert set(fingerprint("me/model", examples())) == {"examples"}
+    repository = tmp_path / "models--me--model"
+    (repository / "refs").mkdir(parents=True)
+    for commit in ("a" * 40, "b" * 40):  # as an upload of a new README leaves it
+        shutil.copytree(tiny_encoder, repository / "snapshots" / commit)
+        (repository / "refs" / "main").write_text(commit)
+        assert fingerprint("me/model", examples()) == fingerprint(tiny_encoder, examples())
+    weights = repository / "snapshots" / commit / "model.safetensors"
+    weights.write_bytes(b"other weights")
+    assert changed_parts(fingerprint(tiny_encoder, examples()), fingerprint("me/model", examples())) == ["weights"]
+    weights.unlink()  # as before they are downloaded
     assert set(fingerprint("me/model", examples())) == {"examples"}

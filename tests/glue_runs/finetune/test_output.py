@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glue_runs.errors import InputError
-from glue_runs.finetune.output import begin, check_is_own, check_output_dir, repository
+from glue_runs.finetune.output import begin, check_holds_one_run, check_is_own, check_output_dir, repository
 
 
 def test_what_can_be_made_is_not_made(tmp_path: Path) -> None:
@@ -53,5 +53,22 @@ def test_a_run_continues_no_other_one(tmp_path: Path) -> None:
         check_is_own(tmp_path, resumes_from, SETTINGS)
         with pytest.raises(InputError, match=r"of a run with --learning_rate 0.001, not 0.05: give that, or start"):
             check_is_own(tmp_path, resumes_from, {**SETTINGS, "learning_rate": 0.05})
+    elsewhere = tmp_path / "elsewhere" / "checkpoint-1"
+    elsewhere.mkdir(parents=True)
+    check_is_own(elsewhere.parent / "new", str(elsewhere), SETTINGS)
+    with pytest.raises(InputError, match=f"^{tmp_path} holds checkpoints of an earlier run"):
+        check_is_own(tmp_path, str(elsewhere), SETTINGS)
     (tmp_path / "run.json").unlink()  # as of a run by an older version
     check_is_own(tmp_path, "last", {**SETTINGS, "seed": 2})
+
+
+def test_only_one_run_is_pushed(tmp_path: Path) -> None:
+    check_holds_one_run(tmp_path / "not_made_yet")
+    for own in ("checkpoint-5/checkpoint-1", "_hidden/checkpoint-1", "logs"):
+        (tmp_path / own).mkdir(parents=True)
+    check_holds_one_run(tmp_path)
+    (tmp_path / "trial" / "run-0" / "checkpoint-5").mkdir(parents=True)
+    with pytest.raises(
+        InputError, match=r"run-0/checkpoint-5 would be pushed with the model: give each run an --outp"
+    ):
+        check_holds_one_run(tmp_path)

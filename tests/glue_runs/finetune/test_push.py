@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +146,8 @@ def test_a_run_is_not_lost_to_the_hub(hub: Hub, finetune: str, tmp_path: Path) -
 
     hub.fail_with = {}
     (tmp_path / "home" / "token").write_text(TOKEN)  # as `hf auth login` leaves it
-    (tmp_path / "late" / "run-1" / "checkpoint-9").mkdir(parents=True)
-    (tmp_path / "late" / "run-1" / "checkpoint-9" / "optimizer.pt").touch()
+    (tmp_path / "late" / "checkpoint-9").mkdir(exist_ok=True)
+    (tmp_path / "late" / "checkpoint-9" / "optimizer.pt").touch()
     push = "glue_runs.push forbidden --hub_model_id forbidden --hub_private_repo true"
     pushes = [*(f"glue_runs.push {folder}" for folder in failing if folder != "forbidden"), push, push]
     mistakes = {"nothing": "nothing holds no model", f"late --hub_tokn {TOKEN}": "--hub_tokn <HUB_TOKEN>"}
@@ -164,6 +166,21 @@ def test_a_run_is_not_lost_to_the_hub(hub: Hub, finetune: str, tmp_path: Path) -
     texts = [text for process in (*ended, *later) for text in (process.stdout, process.stderr)]
     assert token_leaks(hub, tmp_path, *texts) == []
     assert wrong not in "".join(texts)
+
+
+def test_the_command_to_push_later_repeats_what_was_chosen(tiny_encoder: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "out")  # pushed offline
+    with pytest.raises(PushError) as error:
+        push(folder, PushArguments("me/secret", TOKEN, hub_private_repo=True, hub_revision="dev"))
+    later = re.search(r"push it later with `python -m glue_runs.push (.*)`", str(error.value))
+    assert later is not None
+    words = shlex.split(later[1])
+    assert words[0] == str(folder)
+    options = {"hub_model_id": "me/secret", "hub_private_repo": "True", "hub_revision": "dev"}
+    assert words[1:] == [word for name, value in options.items() for word in (f"--{name}", value)]
+    (folder / "second" / "checkpoint-5").mkdir(parents=True)
+    with pytest.raises(InputError, match="second/checkpoint-5 would be pushed with the model"):
+        push(folder, PushArguments("me/secret", TOKEN))
 
 
 def test_a_grid_pushes_the_chosen_run_of_each_task(hub: Hub, tiny_encoder: str, tmp_path: Path) -> None:

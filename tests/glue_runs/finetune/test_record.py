@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,12 @@ def test_peak_memory_is_that_since_the_reset() -> None:
     assert high is not None
     assert low is not None
     assert high - low > 300
+
+
+def test_a_system_that_does_not_report_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As gVisor, whose status of a process has no such line."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(Path, "read_text", lambda *_: "VmSize:\t100 kB\nVmRSS:\t50 kB\n")
+    assert peak_memory_mib() is None
+    monkeypatch.setattr(Path, "read_text", lambda *_: "VmHWM:\t    2048 kB\n")
+    assert peak_memory_mib() == (2 if sys.platform == "linux" else None)

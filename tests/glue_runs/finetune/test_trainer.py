@@ -10,7 +10,7 @@ from hub_server import TOKEN, Hub
 from tiny import bert, token_rows
 from transformers import Trainer
 
-from glue_runs.finetune.trainer import GlueTrainer, nested_checkpoint
+from glue_runs.finetune.trainer import GlueTrainer
 
 SCRIPT = """
 import sys
@@ -54,9 +54,6 @@ def test_failures(hub: Hub, tmp_path: Path) -> None:
 def test_checkpoints_of_other_runs_are_not_pushed(
     make_trainer: Callable[..., Trainer], tmp_path: Path, warnings_of: Any
 ) -> None:
-    for own in ("checkpoint-5/checkpoint-1", "_hidden/checkpoint-1", "logs"):
-        (tmp_path / "run" / own).mkdir(parents=True)
-    assert nested_checkpoint(tmp_path / "run") is None
     (tmp_path / "run" / "trial" / "run-0" / "checkpoint-5").mkdir(parents=True)
     trainer = make_trainer(GlueTrainer, bert(), token_rows(8))
     with pytest.raises(ValueError, match=r"run-0/checkpoint-5 would be pushed .* an output_dir of its own"):
