@@ -96,7 +96,7 @@ class Recording:
         """
         masks: list[Tensor | None] = []
         for mask in (given("attention_mask"), given("decoder_attention_mask")):
-            masks.append(readable_mask(mask))
+            masks.append(readable_mask(mask, given("input_ids")))
             if mask is not None and masks[-1] is None:
                 self.unreadable_mask = type(mask).__name__
         return masks[0], labelled(given("labels")) if masks[1] is None else masks[1]
@@ -160,6 +160,19 @@ def misfits_in_words(names: Iterable[str]) -> str:
         "The padding mask does not match the length of these activations, so their padding is measured too: "
         f"{', '.join(names)}."
     )
+
+
+def shifted_mask(given: Callable[[str], Any], mask: Tensor | None) -> Tensor | None:
+    """Mask of a decoder that reads the input, shifted right by one, as that of a classifier; None if it does not.
+
+    Args:
+        given: returns the value of an argument of `forward` by its name, or None.
+        mask: of the input, `(B, T)`.
+    """
+    own = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask")
+    if mask is None or labelled(given("labels")) is not None or any(given(name) is not None for name in own):
+        return None
+    return torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], 1)
 
 
 def labelled(labels: Any) -> Tensor | None:

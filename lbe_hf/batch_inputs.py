@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .moments import readable_mask
+from .moments import has_choices, readable_mask
 
 _NO_CONTENT = ("mask", "label", "position", "token_type", "num_items_in_batch")
 
@@ -20,7 +20,7 @@ class BatchInputs:
     """The arguments of one forward pass."""
 
     size: int
-    """Number of examples B: the most frequent first dimension of the tensors."""
+    """Number of examples B: the most frequent first dimension of the tensors. Of multiple choice, that of choices."""
     mask: Tensor | None
     """Mask `(B, T)`, True at real tokens; None without an attention mask."""
     alike: bool
@@ -34,7 +34,13 @@ class BatchInputs:
     def of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> BatchInputs:
         """Inspect all tensors in the arguments, including those in dictionaries. Synchronizes with the device."""
         tensors = dict(_tensors({**{str(index): value for index, value in enumerate(args)}, **kwargs}))
-        mask = readable_mask(tensors.get("attention_mask"))
+        mask, input_ids = tensors.get("attention_mask"), tensors.get("input_ids")
+        if mask is not None and input_ids is not None and has_choices(mask, input_ids):
+            both = input_ids.shape[:2]
+            tensors = {
+                name: value.flatten(0, 1) if value.shape[:2] == both else value for name, value in tensors.items()
+            }
+        mask = readable_mask(mask, input_ids)
         content = {
             name: value for name, value in tensors.items() if not any(word in name for word in _NO_CONTENT)
         } or tensors

@@ -6,9 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +181,12 @@ class InformationFlowCallback(TrainerCallback):
         """Store the arguments of a forward pass made with gradients, which is one for the loss."""
         if torch.is_grad_enabled():
             self._calls.append(_Call(args, kwargs))
-        return forward(*args, **kwargs)
+        try:
+            return forward(*args, **kwargs)
+        except BaseException:  # training ends without another event, as after Ctrl-C in a notebook
+            self._listening.close()
+            self._calls.clear()
+            raise
 
     def _measure(self, model: nn.Module, calls: Sequence[_Call]) -> InformationFlow | None:
         """The measurement, or None and one warning if the passes cannot be measured: training continues."""
@@ -190,7 +194,7 @@ class InformationFlowCallback(TrainerCallback):
             if not calls:
                 raise ValueError(f"the loss was computed without calling {type(model).__name__}, by a part of it.")
             meter = FlowMeter(model, *self._meter_settings)
-            with prepared(model), torch.no_grad(), _not_compiled():
+            with prepared(model), torch.no_grad():
                 for call in calls:
                     call.repeat(meter.measure)
             return meter.flow()
@@ -260,11 +264,6 @@ def _detached(values: Any) -> Any:
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     """Folder of the checkpoint of this step; it may not exist."""
     return Path(args.output_dir or ".", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-
-
-def _not_compiled() -> AbstractContextManager[Any]:
-    """Context in which compiled modules run eagerly, because compiled modules skip hooks."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _first_process_stops(flow: InformationFlow | None, args: TrainingArguments) -> bool:

@@ -6,8 +6,9 @@ import json
 import math
 import random
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -248,7 +249,11 @@ class FlowMeter:
 
 @contextmanager
 def prepared(model: nn.Module) -> Iterator[None]:
-    """Prepare the model for measuring; on exit restore it and the random number generators."""
+    """Prepare the model for measuring; on exit restore it and the random number generators.
+
+    Inside, compiled modules run eagerly, because they skip hooks, and PyTorch's own transformer layers do not pack the
+    batch into a nested tensor, which has no variance.
+    """
     modes = {module: module.training for module in model.modules()}
     buffers = [
         (module, name, buffer, buffer.clone())
@@ -257,12 +262,15 @@ def prepared(model: nn.Module) -> Iterator[None]:
     ]
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with torch.random.fork_rng(devices), _not_compiled():
         try:
+            torch.backends.mha.set_fastpath_enabled(False)
             for module in modes:  # not by `eval`, in which an adapter may merge its weights
                 module.training = isinstance(module, _BatchNorm)
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
             for module, training in modes.items():
                 module.training = training
             with torch.no_grad():
@@ -270,6 +278,10 @@ def prepared(model: nn.Module) -> Iterator[None]:
                     setattr(module, name, buffer.copy_(value))
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def _not_compiled() -> AbstractContextManager[Any]:
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _cell(value: float, spec: str) -> str:

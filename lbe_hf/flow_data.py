@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -181,6 +182,9 @@ def _images(model: str, column: str) -> Collate:
 
 def _audio(model: str, column: str) -> Collate:
     extractor = AutoFeatureExtractor.from_pretrained(model)  # type: ignore[no-untyped-call]
+    own = inspect.signature(type(extractor).__call__).parameters.get("padding")
+    # Whisper pads all audio to one length by default, and its model takes no other.
+    padding = own.default if own is not None and isinstance(own.default, str) else True
 
     def samples(value: Any) -> Any:
         """One channel, at the sampling rate of the model; a list of numbers is taken to have that rate."""
@@ -192,6 +196,6 @@ def _audio(model: str, column: str) -> Collate:
 
     def collate(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         arrays = [samples(example[column]) for example in examples]
-        return dict(extractor(arrays, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt"))
+        return dict(extractor(arrays, sampling_rate=extractor.sampling_rate, padding=padding, return_tensors="pt"))
 
     return collate

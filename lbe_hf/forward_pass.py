@@ -47,7 +47,9 @@ def around_forward(module: nn.Module, wrapper: Callable[..., Any]) -> Iterator[N
 
 
 def is_replaced(module: nn.Module) -> bool:
-    """Whether a library replaced `forward` of the module. The autocast wrappers of accelerate do not count."""
+    """Whether a library replaced `forward` of the module. The wrappers of accelerate, for autocast and for a model on
+    several devices, do not count.
+    """
     forward: Any = vars(module).get("forward")
     while True:
         function = getattr(forward, "__func__", forward)
@@ -55,6 +57,8 @@ def is_replaced(module: nn.Module) -> bool:
             forward = function._lbe_wraps
         elif isinstance(getattr(function, "__wrapped__", None), ConvertOutputsToFp32):
             forward = function.__wrapped__.model_forward.__wrapped__  # without its autocast
+        elif isinstance(function, functools.partial) and hasattr(module, "_hf_hook"):
+            forward = module._old_forward
         else:
             return function is not None and function is not type(module).forward
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .activations import Activation, Recording, labelled
+from .activations import Activation, Recording, labelled, shifted_mask
 from .forward_pass import Forward, argument, around_forward, is_replaced
 from .models import transformers_models
 
@@ -115,12 +115,13 @@ class _Request:
         states = {key: found[key] for key in _KEYS if isinstance(found.get(key), (tuple, list))}
         given = partial(argument, forward, args, kwargs)
         mask, decoder_mask = self.recording.padding_masks(given)
+        decoder_mask = self.decoder_mask if decoder_mask is None else decoder_mask
+        decoder_mask = shifted_mask(given, mask) if decoder_mask is None else decoder_mask
         activations: list[Activation] = []
         for key, values in states.items():
-            own_mask = mask
-            if key.startswith("decoder"):
-                own_mask = self.decoder_mask if decoder_mask is None else decoder_mask
+            own_mask = decoder_mask if key.startswith("decoder") else mask
             for index, value in enumerate(values):
+                value = _examples_first(value, given("input_ids"))
                 activation = Activation.of(f"{self.prefix}{key}[{index}]", value, own_mask)
                 self.recording.record(activations, activation)
         if activations:
@@ -138,6 +139,13 @@ class _Request:
         return outputs if returns_dict or not hasattr(outputs, "to_tuple") else outputs.to_tuple()
 
 
+def _examples_first(value: Tensor, input_ids: Any) -> Tensor:
+    """A hidden state as `(B, T, ...)`: Gemma 3n returns several streams `(streams, B, T, D)`."""
+    if isinstance(input_ids, Tensor) and value.dim() == 4 and value.shape[1:3] == input_ids.shape != value.shape[:2]:
+        return value.movedim(0, 2)
+    return value
+
+
 def _request_for(model: nn.Module) -> dict[str, bool]:
     """Arguments that make the model return its hidden states in a dictionary; empty if it does not support them."""
     parameters = inspect.signature(type(model).forward).parameters
@@ -151,8 +159,9 @@ def _request_for(model: nn.Module) -> dict[str, bool]:
 
 def _count_hidden_states(config: Any) -> int | None:
     """Number of hidden states of a Transformers model, or None if its configuration does not determine it."""
-    # Funnel, with `block_sizes`, also returns the hidden states of its decoder.
-    if config is None or not hasattr(config, "get_text_config") or hasattr(config, "block_sizes"):
+    # Funnel, with `block_sizes`, and Canine, with `downsampling_rate`, return the states of further layers.
+    more = hasattr(config, "block_sizes") or hasattr(config, "downsampling_rate")
+    if config is None or not hasattr(config, "get_text_config") or more:
         return None
     try:
         text = config.get_text_config()

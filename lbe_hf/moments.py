@@ -65,9 +65,22 @@ def fitting(mask: Tensor | None, x: Tensor) -> Tensor | None:
     return mask if mask is not None and x.dim() > 2 and x.shape[:2] == mask.shape else None
 
 
-def readable_mask(mask: Any) -> Tensor | None:
-    """The real tokens of an attention mask; None if it is not a tensor with two to four dimensions."""
-    return real_tokens(mask) if isinstance(mask, Tensor) and 2 <= mask.dim() <= 4 else None
+def readable_mask(mask: Any, input_ids: Any) -> Tensor | None:
+    """The real tokens of an attention mask; None if it is not a tensor with two to four dimensions.
+
+    Args:
+        input_ids: the tokens, or None. If they and the mask are `(B, choices, T)`, the result is `(B * choices, T)`,
+            as models of multiple choice flatten both.
+    """
+    if not isinstance(mask, Tensor) or not 2 <= mask.dim() <= 4:
+        return None
+    return real_tokens(mask.flatten(0, 1) if has_choices(mask, input_ids) else mask)
+
+
+def has_choices(mask: Any, input_ids: Any) -> bool:
+    """Whether an attention mask and the tokens are `(B, choices, T)`: a mask `(B, Q, T)` has tokens `(B, T)`."""
+    tensors = isinstance(mask, Tensor) and isinstance(input_ids, Tensor)
+    return tensors and mask.dim() == 3 and mask.shape == input_ids.shape
 
 
 def as_units(x: Tensor, samples: Samples) -> Tensor:

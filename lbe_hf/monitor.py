@@ -14,7 +14,7 @@ class Measurement(NamedTuple):
     penalty: Tensor  # (), as used in the loss; 0 if it was not applied
     entropies: Tensor  # (L,), in nats
     measured: Tensor  # (), whether the entropies could be measured
-    reversing: Tensor  # (), whether it was not applied because the task loss is not positive
+    skipped: Tensor  # (), whether it was not applied because of the task loss: see `regularizer.add_penalty`
 
 
 class Means(NamedTuple):
@@ -24,8 +24,8 @@ class Means(NamedTuple):
     lbe_loss: float
     unmeasured: float
     """Fraction of the micro-batches whose entropies could not be measured."""
-    reversing: float
-    """Fraction of the micro-batches whose task loss was not positive in the product form."""
+    skipped: float
+    """Fraction of the micro-batches whose task loss was not positive, or not finite, in the product form."""
     entropies: list[float]
     """Batch entropy of each layer, in nats; empty if nothing was measured."""
 
@@ -50,8 +50,8 @@ class EntropyMonitor:
             lbe_loss: its part that is not the task loss, shape `()`.
         """
         measured = measurement.measured.to(loss.dtype)
-        reversing = measurement.reversing.to(loss.dtype)
-        heads = torch.stack([loss - lbe_loss, lbe_loss, measured, reversing, torch.ones_like(loss)])
+        skipped = measurement.skipped.to(loss.dtype)
+        heads = torch.stack([loss - lbe_loss, lbe_loss, measured, skipped, torch.ones_like(loss)])
         sums = torch.cat([heads.float(), measurement.entropies.float() * measurement.measured])
         self.step = sums if self.step is None else self.step + sums
 
@@ -83,11 +83,11 @@ class EntropyMonitor:
 def _means(sums: Tensor | None, steps: int) -> Means | None:
     if sums is None:
         return None
-    task_loss, lbe_loss, measured, reversing, batches, *entropies = sums.tolist()
+    task_loss, lbe_loss, measured, skipped, batches, *entropies = sums.tolist()
     return Means(
         task_loss / steps,
         lbe_loss / steps,
         unmeasured=1 - measured / batches,
-        reversing=reversing / batches,
+        skipped=skipped / batches,
         entropies=[entropy / measured for entropy in entropies] if measured else [],
     )

@@ -61,9 +61,9 @@ class Penalty:
         regularizer = self._targets.regularizer  # the first forward pass may replace it
         # `measured` is a tensor on the device: reading it would synchronize.
         penalty = regularizer(entropies) * measured
-        loss, reversing = add_penalty(task_loss, penalty, self._settings.lbe_form, steps)
-        penalty = (penalty * ~reversing).detach()
-        measurement = Measurement(penalty, entropies.detach(), measured, reversing & measured)
+        loss, skipped = add_penalty(task_loss, penalty, self._settings.lbe_form, steps)
+        penalty = (penalty * ~skipped).detach()
+        measurement = Measurement(penalty, entropies.detach(), measured, skipped & measured)
         return (loss if regularizer.beta > 0 else task_loss), measurement
 
     def share(self, loss: Tensor, measurement: Measurement, steps: int) -> Tensor:

@@ -85,13 +85,16 @@ def add_penalty(task_loss: Tensor, penalty: Tensor, form: Form, steps: int) -> t
     """The regularized loss, and whether the penalty was skipped, both of shape `()`.
 
     `"product"` is `task_loss * (1 + penalty)`, as in the paper. The penalty is skipped if the task loss is zero or
-    negative, because it would then have no effect or move the entropies away from their targets. The check does not
-    synchronize with the device. `"additive"` is `task_loss + penalty / steps`.
+    negative, because it would then have no effect or move the entropies away from their targets, and if it is not
+    finite, because the gradient of the penalty would then not be finite either: that of a batch without labels is
+    zero, although its loss is NaN. The check does not synchronize with the device. `"additive"` is
+    `task_loss + penalty / steps`.
 
     Args:
         steps: gradient accumulation steps by which the task loss was divided.
     """
     if form == "additive":
         return task_loss + penalty / steps, torch.zeros_like(penalty, dtype=torch.bool)
-    reversing = task_loss.detach() <= 0
-    return task_loss * (1 + penalty * ~reversing), reversing
+    usable = (task_loss.detach() > 0) & task_loss.detach().isfinite()
+    # `where` also cuts the gradient: a factor of zero would make NaN of one that is not finite.
+    return task_loss * torch.where(usable, 1 + penalty, 1.0), ~usable

@@ -26,9 +26,9 @@ DOMINANT = 1.0
 """Fraction of the task loss above which the penalty up to the first log line is reported: the targets do not suit the
 model. Later it may exceed an additive task loss because that has become small."""
 
-_REVERSING = (
+_SKIPPED = (
     "The penalty was not applied to {share:.0%} of the batches since the last log line, because their task loss was "
-    "zero or negative and task_loss * (1 + penalty) would move the entropies away from their targets. "
+    "zero, negative or not finite, and task_loss * (1 + penalty) would not move the entropies towards their targets. "
     "lbe_form='additive' works with any task loss."
 )
 
@@ -65,8 +65,8 @@ class Reporter:
         """
         if means.unmeasured > 0:
             self.warn_once("unmeasured", UNMEASURED)
-        if means.reversing > 0 and regularizer.beta > 0:
-            self.warn_once("reversing", _REVERSING.format(share=means.reversing))
+        if means.skipped > 0 and regularizer.beta > 0:
+            self.warn_once("skipped", _SKIPPED.format(share=means.skipped))
         self._warn_of_collapsed_layers(names, means.entropies)
         if not self._logged:
             self._warn_of_a_dominant_penalty(means, regularizer)
@@ -117,9 +117,10 @@ class Reporter:
             return
         if means.unmeasured == 1:
             what = "no batch could be measured. Use larger batches, or lbe_samples='token'."
-        elif means.reversing > 0.5:
+        elif means.skipped > 0.5:
             what = (
-                f"the task loss was zero or negative in {means.reversing:.0%} of the batches. Use lbe_form='additive'."
+                f"the task loss was zero, negative or not finite in {means.skipped:.0%} of the batches. "
+                "Use lbe_form='additive'."
             )
         else:
             what = (

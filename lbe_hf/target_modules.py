@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .activations import Activation, Recording
+from .activations import Activation, Recording, shifted_mask
 from .forward_pass import Forward, argument, around_forward
 from .models import base_model, transformers_models
 
@@ -92,8 +92,10 @@ class TargetModules:
                 open_passes.pop()
 
         def with_masks(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            mask, decoder_mask = recording.padding_masks(partial(argument, forward, args, kwargs))
-            outer = masks[-1]
+            given, outer = partial(argument, forward, args, kwargs), masks[-1]
+            mask, decoder_mask = recording.padding_masks(given)
+            if len(masks) == 1 and outer[1] is None and decoder_mask is None:
+                decoder_mask = shifted_mask(given, mask)
             masks.append((outer[0] if mask is None else mask, outer[1] if decoder_mask is None else decoder_mask))
             try:
                 return forward(*args, **kwargs)

@@ -310,7 +310,7 @@ class LBETrainerMixin(_Base):
             targets=self.lbe.target.tolist() if known else [],
             entropies=entropies,
             first_entropies=logged[0] if logged else [],
-            penalized=1.0 if over_run is None else 1 - over_run.unmeasured - over_run.reversing,
+            penalized=1.0 if over_run is None else 1 - over_run.unmeasured - over_run.skipped,
             usage=usage(self._lbe_model, self.processing_class, name),
         )
 

@@ -27,8 +27,8 @@ class LBEArguments:
         lbe_alpha_learning_rate: constant learning rate of the targets. None (default): the current learning rate of
             the model, as in the paper. A step changes a target by at most about this rate.
         lbe_form: `"product"` (default): `task_loss * (1 + penalty)`, as in the paper, without the penalty if the task
-            loss is zero or negative. `"additive"`: `task_loss + penalty`, where the penalty is the mean over the
-            micro-batches of an optimizer step and over processes.
+            loss is zero, negative or not finite. `"additive"`: `task_loss + penalty`, where the penalty is the mean
+            over the micro-batches of an optimizer step and over processes.
         lbe_target_modules: modules whose outputs are regularized, with the rules of PEFT: a string is a regular
             expression matched against the whole module name, a list contains names or dotted suffixes of names. None
             (default): the hidden states that the model returns. On the command line, write a list as JSON:

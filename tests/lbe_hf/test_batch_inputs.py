@@ -1,5 +1,6 @@
 """What is wrong with a batch before any model sees it."""
 
+import pytest
 import torch
 
 from lbe_hf.batch_inputs import BatchInputs
@@ -33,3 +34,13 @@ def test_inputs_that_are_not_finite() -> None:
     x[0, 0] = float("inf")
     assert BatchInputs.of((), {"x": x}).nonfinite
     assert not BatchInputs.of((), {}).nonfinite
+
+
+def test_choices_are_examples() -> None:
+    mask = torch.ones(3, 2, 4)
+    mask[0, 1] = 0
+    found = BatchInputs.of((), {"input_ids": torch.ones(3, 2, 4), "attention_mask": mask, "labels": torch.ones(3)})
+    assert found.mask is not None
+    assert (found.size, found.mask.shape, found.only_padding) == (6, (6, 4), pytest.approx(1 / 6))
+    codes = BatchInputs.of((), {"input_ids": torch.ones(3, 4, 2), "attention_mask": torch.ones(3, 4)})
+    assert codes.size == 3  # of sound, several codes at each position

@@ -160,6 +160,24 @@ def test_between_the_measured_steps_nothing_is_registered(make_trainer: Make) ->
     assert spy.replaced == [False, False, True, False, False, True, False]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_step_that_does_not_end_leaves_nothing_registered(error: type[BaseException], make_trainer: Make) -> None:
+    model = tiny.bert()
+    callback = InformationFlowCallback(every_steps=1)
+    trainer = make_trainer(Trainer, model, token_rows(8), {"callbacks": [callback]}, cls=TrainingArguments)
+
+    def interrupt(*_: Any) -> None:
+        raise error
+
+    handle = model.classifier.register_forward_hook(interrupt)
+    with pytest.raises(error):
+        trainer.train()
+    handle.remove()
+    assert "forward" not in vars(model)
+    model(**tiny.batch(token_rows(2)))
+    assert callback._calls == []
+
+
 def test_trackers_get_the_lines_though_they_come_first(make_trainer: Make) -> None:
     spy = Spy()
     callbacks = [spy, InformationFlowCallback()]

@@ -276,3 +276,50 @@ def test_a_mask_that_fits_no_layer_is_a_warning(warnings_of: Callable[[], list[s
 def test_samples_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match="samples must be one of"):
         information_flow(bert(), [batch(token_rows(8))], samples="tokens")  # type: ignore[arg-type]
+
+
+class Encoder(nn.Module):
+    """PyTorch's own layers, which pack a padded batch into a nested tensor where they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.embed, self.encoder = nn.Embedding(40, 16), nn.TransformerEncoder(layer, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.encoder(self.embed(input_ids), src_key_padding_mask=attention_mask == 0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_transformer_layers_of_pytorch_with_padding() -> None:
+    model, inputs = Encoder(), batch(token_rows(8))
+    del inputs["labels"]
+    flow = information_flow(model, [inputs], target_modules=["layers.0", "layers.1"])
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        states = []
+        for layer in model.eval().encoder.layers:
+            layer.register_forward_hook(lambda _module, _args, output: states.append(output))
+        model(**inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    expected = [reference_entropy(state, inputs["attention_mask"]).item() for state in states]
+    assert flow.entropies == pytest.approx(expected, rel=1e-5)
+    information_flow(model, [inputs])
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_multiple_choice() -> None:
+    """These models flatten (B, choices, T) to (B * choices, T)."""
+    torch.manual_seed(0)
+    model = transformers.BertForMultipleChoice(bert().config)
+    rows = batch(token_rows(12))
+    inputs = {name: rows[name].view(6, 2, 8) for name in ("input_ids", "attention_mask")}
+    flow = information_flow(model, [inputs])
+    states = model.eval()(**inputs, output_hidden_states=True).hidden_states
+    expected = [reference_entropy(state, rows["attention_mask"]).item() for state in states]
+    assert flow.entropies == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        model.bert.pooler.dense.weight.zero_()
+    assert information_flow(model, [inputs]).verdict[0].startswith("Dead units in bert.pooler.dense: 100%")

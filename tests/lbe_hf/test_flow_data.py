@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, Wav2Vec2Config, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 
 from lbe_hf.flow_data import batches, collate_for, load_examples
 
@@ -48,6 +55,13 @@ def test_sound_is_brought_to_the_sampling_rate_of_the_model(tmp_path: Path) -> N
     assert inputs.shape == (2, 1600)
     spectrum = torch.fft.rfft(inputs[0]).abs()
     assert spectrum.argmax().item() == 44  # of 10 Hz: 440 Hz, and not three times that
+
+
+def test_whisper_gets_sound_of_its_own_length(tmp_path: Path) -> None:
+    WhisperFeatureExtractor().save_pretrained(tmp_path)  # 30 s, of which a frame takes 10 ms
+    examples = [{"audio": Decoder()}, {"audio": Decoder()}]
+    inputs = collate_for(str(tmp_path), WhisperConfig(is_encoder_decoder=False), examples, None, 128)(examples)
+    assert inputs["input_features"].shape == (2, 80, 3000)
 
 
 def test_columns_that_do_not_exist_are_named_beside_those_that_do() -> None:

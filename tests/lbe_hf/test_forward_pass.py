@@ -4,11 +4,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.state import AcceleratorState
 from tiny import bert
 from torch import Tensor, nn
 
 from lbe_hf.forward_pass import argument, around_forward, is_replaced
+from lbe_hf.loss_normalization import ignores_num_items
 
 
 class Double(nn.Module):
@@ -74,6 +76,17 @@ def test_autocasting_of_accelerate_replaces_nothing() -> None:
         assert is_replaced(Accelerator(cpu=True, mixed_precision="bf16").prepare_model(again))
     finally:
         AcceleratorState._reset_state()
+
+
+def test_moving_the_inputs_to_the_device_of_a_layer_replaces_nothing() -> None:
+    """As accelerate does it in a model that is spread over several devices."""
+    model = bert()
+    add_hook_to_module(model, AlignDevicesHook(io_same_device=True))
+    assert "forward" in vars(model)
+    assert not is_replaced(model)
+    assert ignores_num_items(model)
+    model.forward = MethodType(lambda self, **inputs: None, model)
+    assert is_replaced(model)
 
 
 def test_arguments_by_name_by_position_and_in_a_dictionary() -> None:

@@ -9,7 +9,7 @@ def add(monitor: EntropyMonitor, loss: float, lbe_loss: float, entropies: list[f
         penalty=torch.tensor(0.0),
         entropies=torch.tensor(entropies),
         measured=torch.tensor(measured),
-        reversing=torch.tensor(loss < 0),
+        skipped=torch.tensor(loss < 0),
     )
     monitor.add(torch.tensor(loss), torch.tensor(lbe_loss), measurement)
 
@@ -29,7 +29,7 @@ def test_means_over_steps_and_micro_batches() -> None:
     means = monitor.since_last()
     assert means is not None
     assert (means.task_loss, means.lbe_loss) == pytest.approx((3.0, 0.25))  # (1 + 2 + 3) / 2 steps
-    assert (means.unmeasured, means.reversing) == (0.0, 0.0)
+    assert (means.unmeasured, means.skipped) == (0.0, 0.0)
     assert means.entropies == pytest.approx([0.4, 0.8])
     assert monitor.last == means
 
@@ -43,7 +43,7 @@ def test_unmeasured_batches_count_for_the_loss_alone() -> None:
     means = monitor.since_last()
     assert means is not None
     assert means.task_loss == pytest.approx(-1.0)
-    assert (means.unmeasured, means.reversing) == (0.5, 0.5)
+    assert (means.unmeasured, means.skipped) == (0.5, 0.5)
     assert means.entropies == pytest.approx([0.2, 0.6])
 
 

@@ -5,6 +5,7 @@ import torch
 from tiny import reference_penalty
 
 from lbe_hf import LBERegularizer, batch_entropies
+from lbe_hf.regularizer import add_penalty
 
 
 def test_penalty_and_its_gradients_follow_the_formula() -> None:
@@ -76,3 +77,14 @@ def test_refuses_settings_out_of_range(changes: dict[str, float], message: str) 
 def test_refuses_another_number_of_layers() -> None:
     with pytest.raises(ValueError, match="Expected 2 entropies"):
         LBERegularizer(2)(torch.rand(3))
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -1.0, 0.0])
+def test_a_task_loss_that_is_not_positive_or_not_finite_has_no_penalty_and_no_gradient_of_one(loss: float) -> None:
+    task_loss, penalty = torch.tensor(loss, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    regularized, skipped = add_penalty(task_loss, penalty, "product", steps=1)
+    regularized.backward()
+    torch.testing.assert_close(regularized.detach(), task_loss.detach(), rtol=0, atol=0, equal_nan=True)
+    assert skipped
+    assert penalty.grad == 0
+    assert task_loss.grad == 1

@@ -127,7 +127,7 @@ def test_a_layer_that_lets_nothing_through_is_named_once(make_trainer: Make, war
 
 
 def test_only_the_first_process_warns_of_collapsed_layers(warnings_of: Any) -> None:
-    means = Means(task_loss=1.0, lbe_loss=0.1, unmeasured=0.0, reversing=0.0, entropies=[0.5, 0.0])
+    means = Means(task_loss=1.0, lbe_loss=0.1, unmeasured=0.0, skipped=0.0, entropies=[0.5, 0.0])
     for prints, warnings in ((False, 0), (True, 1)):
         Reporter(prints).log_line(means, LBERegularizer(2), ["lower", "upper"], each_layer=False)
         assert (
@@ -138,6 +138,6 @@ def test_only_the_first_process_warns_of_collapsed_layers(warnings_of: Any) -> N
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_run_whose_loss_is_not_finite_is_not_told_that_its_penalty_was_small(loss: float, warnings_of: Any) -> None:
-    means = Means(task_loss=loss, lbe_loss=loss, unmeasured=0.0, reversing=0.0, entropies=[0.5])
+    means = Means(task_loss=loss, lbe_loss=loss, unmeasured=0.0, skipped=0.0, entropies=[0.5])
     Reporter(prints=True).end(means, LBERegularizer(1))
     assert warnings_of() == []

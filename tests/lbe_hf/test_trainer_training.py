@@ -1,5 +1,6 @@
 """What Trainer can do around a loss: accumulation, precision, compilation, checkpointing, adapters, searches."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -152,6 +153,20 @@ def test_every_kind_of_task_loss_is_multiplied(make_trainer: Make, case: str) ->
 
 
 # ---- Precision, compilation, activation checkpointing --------------------------------------------------------------
+
+
+def test_a_batch_without_labels_does_no_harm(make_trainer: Make, warnings_of: Any) -> None:
+    """Its loss is NaN and has a gradient of zero: with the penalty as a factor, all weights would become NaN."""
+    torch.manual_seed(0)
+    rows = causal_rows(12)
+    for row in rows[4:8]:
+        row["labels"].fill_(-100)
+    trainer = make_trainer(InOrder, llama(), rows, lbe_beta=0.5)
+    trainer.train()
+    losses = [line["task_loss"] for line in trainer.state.log_history if "task_loss" in line]
+    assert [math.isnan(loss) for loss in losses] == [False, True, False]
+    assert all(weight.isfinite().all() for weight in (*trainer.model.parameters(), trainer.lbe.alpha))
+    assert any("was not applied to 100% of the batches since the last log line" in text for text in warnings_of())
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
