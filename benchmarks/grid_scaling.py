@@ -22,6 +22,11 @@ from tqdm import tqdm
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads(at_once: int) -> int:
+    """Threads of each run."""
+    return max(1, CORES // at_once)
+
+
 def seconds(engine: str, at_once: int, arguments: argparse.Namespace) -> float:
     """Duration of a grid, in seconds."""
     seeds = [str(seed) for seed in range(arguments.runs // 2)]
@@ -30,7 +35,7 @@ def seconds(engine: str, at_once: int, arguments: argparse.Namespace) -> float:
         command = [sys.executable, "-m", "glue_runs.grid", *grid.split(), "--models", arguments.model]
         command += ["--max_steps", str(arguments.steps), "--seeds", *seeds, "--keep_models", "none"]
         command += ["--engine", engine, "--workers", str(at_once)]
-        command += ["--cpus_per_run", str(CORES // at_once), "--output_dir", f"{folder}/grid"]
+        command += ["--cpus_per_run", str(threads(at_once)), "--output_dir", f"{folder}/grid"]
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         return time.perf_counter() - started
@@ -44,12 +49,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="training steps of a run")
     parser.add_argument("--model", default="minilm")
     arguments = parser.parse_args()
-    rows = ["| engine | runs at once | threads of each | seconds | runs a minute |", "|---|---|---|---|---|"]
+    print("| engine | runs at once | threads of each | seconds | runs a minute |", "|---|---|---|---|---|", sep="\n")
     for engine, at_once in tqdm(list(itertools.product(arguments.engines, arguments.at_once))):
         took = seconds(engine, at_once, arguments)
         rate = 60 * arguments.runs / took
-        rows.append(f"| {engine} | {at_once} | {CORES // at_once} | {took:.0f} | {rate:.1f} |")
-    print("\n".join(rows))
+        tqdm.write(f"| {engine} | {at_once} | {threads(at_once)} | {took:.0f} | {rate:.1f} |")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def train(args: Arguments, depth: int, splits: Splits) -> tuple[dict[str, float]
     training, validation, _ = (StackDataset(images=split.images) for split in splits)
     # The authors use Adam with weight decay as part of the gradient, which `--optim` does not offer.
     settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-    adam = (torch.optim.Adam, settings) if args.paper else None
+    adam = (torch.optim.Adam, settings) if args.paper and args.optim == Arguments.optim else None
     trainer = LBETrainer(model, args, train_dataset=training, eval_dataset=validation, optimizer_cls_and_kwargs=adam)
     show_only_a_bar(trainer)
     trainer.train()

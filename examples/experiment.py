@@ -27,13 +27,26 @@ def parse(arguments: type[T], defaults: Callable[[Namespace], dict[str, Any]], a
         arguments: a dataclass with a default for every field.
         defaults: returns the defaults that differ, given the arguments; what the command line sets is not changed.
         argv: the words of the command line; by default those of the process.
+
+    Exits with an error for a seed that would be ignored, and if what the figures show would not be logged.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(arguments)
     given, _ = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])
     parser.set_defaults(**defaults(given))
     (args,) = parser.parse_args_into_dataclasses(words)
+    if hasattr(args, "seeds") and args.seed != arguments.seed:
+        sys.exit("error: give --seeds instead of --seed.")
     return args
+
+
+def check_log(args: LBETrainingArguments) -> None:
+    """Exit with an error unless each epoch logs the entropies and the validation score, which the figures show."""
+    if {args.logging_strategy, args.eval_strategy} != {"epoch"} or not args.lbe_log_entropy:
+        sys.exit(
+            "error: leave out --logging_strategy, --eval_strategy and --lbe_log_entropy: the figures need the log of "
+            "each epoch."
+        )
 
 
 def methods_and_seeds(args: Any) -> Iterator[tuple[str, Any]]:

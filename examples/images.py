@@ -101,8 +101,9 @@ def _read(data: str, folder: Path, size: int) -> tuple[Arrays, Arrays]:
         return (train, both[0]), (test, both[1])
     if data == "folder":
         return _read_folder(folder, size)
-    if any(folder.rglob("*.parquet")):
-        return _read_parquet(folder)
+    first = {"cifar10": "data_batch_1", "cifar100": "train"}.get(data, "train-images-idx3-ubyte")
+    if not any((folder / name).is_file() for name in (first, f"{first}.gz")) and (parquet := _parquet_files(folder)):
+        return _read_parquet(parquet)
     if data in ("mnist", "fashion_mnist"):
         train, test = (
             (read_idx(folder / f"{split}-images-idx3-ubyte")[:, None], read_idx(folder / f"{split}-labels-idx1-ubyte"))
@@ -147,9 +148,17 @@ def read_cifar(path: Path) -> Arrays:
     return np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32), np.array(labels)
 
 
-def _read_parquet(folder: Path) -> tuple[Arrays, Arrays]:
-    """Parquet files as on the Hub: one column of images, and `label` or `fine_label`."""
-    splits = datasets.load_dataset("parquet", data_dir=str(folder), streaming=True)
+def _parquet_files(folder: Path) -> dict[str, list[str]]:
+    """The Parquet files with the name of a split in their path, as on the Hub; hidden folders do not count."""
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*.parquet"))]
+    shown = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    files = {name: [str(folder / path) for path in shown if name in path.as_posix()] for name in ("train", "test")}
+    return files if all(files.values()) else {}
+
+
+def _read_parquet(files: dict[str, list[str]]) -> tuple[Arrays, Arrays]:
+    """One column of images, and `label` or `fine_label`."""
+    splits = datasets.load_dataset("parquet", data_files=files, streaming=True)
     return _arrays(splits["train"], None), _arrays(splits["test"], None)
 
 
@@ -162,7 +171,9 @@ def _read_folder(folder: Path, size: int) -> tuple[Arrays, Arrays]:
 def _arrays(rows: Iterable[dict[str, Any]], size: int | None) -> Arrays:
     images, labels = [], []
     for row in rows:
-        image = next(value for value in row.values() if isinstance(value, Image.Image))
+        image = next((value for value in row.values() if isinstance(value, Image.Image)), None)
+        if image is None:
+            raise ValueError(f"no column has images: {', '.join(row)}")
         if size is not None:
             image = ImageOps.fit(image.convert("RGB"), (size, size))
         images.append(np.atleast_3d(image).transpose(2, 0, 1))

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from lbe_hf import LBETrainer, LBETrainingArguments, batch_entropies
+from lbe_hf.regularizer import add_penalty
 
 Direction = dict[str, Tensor]
 
@@ -84,12 +85,15 @@ def losses(trainer: LBETrainer, images: Split) -> tuple[float, float]:
     model, size = trainer.model, trainer.args.train_batch_size
     parts = []
     for batch, labels in zip(images.images.split(size), images.labels.split(size), strict=True):
+        if len(labels) == 1:  # has no entropy
+            continue
         hidden, activations = batch.to(trainer.args.device).flatten(1), []
         for layer in model.hidden:
             hidden = layer(hidden)
             activations.append(hidden)
         loss = nn.functional.cross_entropy(model.classifier(hidden), labels.to(hidden.device))
-        parts.append(torch.stack([loss, loss * (1 + trainer.lbe(batch_entropies(activations[1:-1])))]))
+        penalty = trainer.lbe(batch_entropies(activations[1:-1]))
+        parts.append(torch.stack([loss, add_penalty(loss, penalty, trainer.args.lbe_form, steps=1)[0]]))
     task_loss, loss = torch.stack(parts).mean(0).tolist()
     return task_loss, loss
 

@@ -21,7 +21,10 @@ from lbe_hf import InformationFlowCallback, LBETrainer, LBETrainingArguments  # 
 
 @dataclass
 class Arguments(LBETrainingArguments):
-    csv: str | None = field(default=None, metadata={"help": "A file with a column `label` and text columns."})
+    csv: str | None = field(default=None, metadata={"help": "A file with a column `label` and one or two of text."})
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "One or two columns. Default: the only column of text beside `label`."}
+    )
     model: str = field(default="minilm", metadata={"help": "Name or folder; minilm comes with the extra demo."})
     output_dir: str = "runs/text_classification"
     num_train_epochs: float = 2
@@ -42,18 +45,25 @@ def main(argv: list[str] | None = None) -> LBETrainer:
     set_seed(args.seed)
     if args.csv and not Path(args.csv).is_file():
         sys.exit(f"error: {args.csv} is not a file.")
-    examples = Dataset.from_csv(args.csv) if args.csv else Dataset.from_list(generate("demo_cola", 480, args.seed))
+    if args.csv:
+        examples = Dataset.from_csv(args.csv, keep_default_na=False, na_values=[""])  # a label may be "None"
+    else:
+        examples = Dataset.from_list(generate("demo_cola", 480, args.seed))
     if "label" not in examples.features:
         sys.exit(f"error: {args.csv} must have a column label, beside {', '.join(examples.features)}.")
-    columns = [name for name, kind in examples.features.items() if name != "label" and "string" in kind.dtype]
-    if not 1 <= len(columns) <= 2:
-        sys.exit(f"error: {args.csv} must have one or two text columns beside label, not {len(columns)}: {columns}.")
+    texts = [name for name, kind in examples.features.items() if name != "label" and "string" in kind.dtype]
+    columns = args.text_columns or texts
+    if not set(columns) <= set(texts) or not 1 <= len(columns) <= (2 if args.text_columns else 1):
+        sys.exit(f"error: name one or two columns of text with --text_columns, out of {', '.join(texts) or 'none'}.")
     if empty := [name for name in ("label", *columns) if None in examples.unique(name)]:
         sys.exit(f"error: {args.csv} has empty cells in {', '.join(empty)}: fill them in.")
     labels = (examples := examples.class_encode_column("label")).features["label"].names
     tokenizer = AutoTokenizer.from_pretrained(locate(args.model))
     examples = examples.map(lambda batch: tokenizer(*(batch[name] for name in columns), truncation=True), batched=True)
-    splits = examples.train_test_split(0.2, seed=args.seed, stratify_by_column="label")
+    try:
+        splits = examples.train_test_split(0.2, seed=args.seed, stratify_by_column="label")
+    except ValueError as error:  # too few examples of a class
+        sys.exit(f"error: {args.csv} cannot be split: {' '.join(str(error).split())}")
     head = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
     trainer = LBETrainer(
         AutoModelForSequenceClassification.from_pretrained(locate(args.model), ignore_mismatched_sizes=True, **head),

@@ -41,6 +41,7 @@ class Arguments(TrainingArguments):
 
 def main(argv: list[str] | None = None) -> InformationFlowCallback:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    args.logging_steps = min(args.logging_steps, args.max_steps)
     set_seed(args.seed)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": args.layers}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -51,6 +51,19 @@ def test_unknown_arguments_are_refused(experiment: ModuleType) -> None:
         experiment.parse(Settings, defaults, ["--sise", "3"])
 
 
+@pytest.mark.parametrize("name", ["plain_networks", "resnet", "autoencoder"])
+def test_a_seed_that_would_be_ignored_is_refused(name: str) -> None:
+    with pytest.raises(SystemExit, match="give --seeds instead of --seed"):
+        example(name).main(["--seed", "1"])
+
+
+@pytest.mark.parametrize("name", ["plain_networks", "resnet"])
+@pytest.mark.parametrize("argv", ["--eval_strategy steps", "--logging_strategy no", "--lbe_log_entropy false"])
+def test_a_log_that_the_figures_could_not_show_is_refused(name: str, argv: str) -> None:
+    with pytest.raises(SystemExit, match="leave out --logging_strategy, --eval_strategy and --lbe_log_entropy"):
+        example(name).main(argv.split())
+
+
 @pytest.mark.parametrize("options", [[], ["--disable_tqdm", "true"]])
 def test_no_line_for_each_epoch(
     experiment: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]

@@ -166,6 +166,26 @@ def test_parquet(images: ModuleType, tmp_path: Path, columns: tuple[str, str]) -
         assert_holds(getattr(splits, split), pixels.transpose(0, 3, 1, 2), labels)
 
 
+def test_parquet_files_of_something_else(
+    images: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the packages of a virtual environment beside the data."""
+    for hidden in (".venv/lib", "other"):
+        (tmp_path / hidden).mkdir(parents=True)
+    for name in (".venv/lib/train.parquet", ".venv/lib/test.parquet", "other/rows.parquet"):
+        (tmp_path / name).write_bytes(b"not Parquet")
+    assert "train-images-idx3-ubyte" in refused(images, "mnist", tmp_path, capsys)
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).to_parquet(tmp_path / f"{split}.parquet")
+    assert "no column has images: text, label" in refused(images, "cifar10", tmp_path, capsys)
+    written = random_images(28, 28)
+    for split, name in (("train", "train"), ("test", "t10k")):
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte", written[split][0], packed=True)
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", written[split][1], packed=True)
+    assert_holds(load(images, "mnist", tmp_path, validation_fraction=0).test, written["test"][0][:, None],
+                 written["test"][1])  # fmt: skip
+
+
 def test_parquet_of_grey_images(images: ModuleType, tmp_path: Path) -> None:
     written = random_images(28, 28)
     for split, (pixels, labels) in written.items():

@@ -32,6 +32,25 @@ def test_main_draws_and_stores_all_points(loss_surface: ModuleType, tmp_path: Pa
     pd.testing.assert_frame_equal(stored, table, check_exact=False)
 
 
+def test_the_loss_is_the_one_that_is_trained_on(loss_surface: ModuleType, tmp_path: Path) -> None:
+    """Also in the additive form, and where the last batch is of one image, which has no entropy."""
+    arguments = [*ARGUMENTS.split(), "--output_dir", str(tmp_path), "--lbe_form", "additive", "--lbe_beta", "0.5"]
+    args = loss_surface.parse(loss_surface.Arguments, loss_surface.defaults, arguments)
+    images = loss_surface.standardize(loss_surface.load_images(args)).train
+    trainer = loss_surface.train(args, 4, 0.5, images)
+    size = args.train_batch_size
+    whole, one_more = (loss_surface.Split(images.images[:count], images.labels[:count]) for count in (size, size + 1))
+    task_loss, loss = loss_surface.losses(trainer, whole)
+    assert loss_surface.losses(trainer, one_more) == (task_loss, loss)
+    with torch.no_grad():
+        hidden, entropies = whole.images.flatten(1), []
+        for layer in trainer.model.hidden:
+            hidden = layer(hidden)
+            entropies.append(reference_entropy(hidden[:, None]))
+    squares = [(h - t) ** 2 for h, t in zip(entropies[1:-1], trainer.lbe.target.tolist(), strict=True)]
+    assert loss - task_loss == pytest.approx(float(0.5 * sum(squares) / 2), rel=1e-3)
+
+
 def test_losses_at_and_around_the_weights(loss_surface: ModuleType, tmp_path: Path) -> None:
     """Against the formula in float64, on images that are one batch; the weights are put back."""
     arguments = [*ARGUMENTS.split(), "--output_dir", str(tmp_path)]
