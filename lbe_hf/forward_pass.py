@@ -47,8 +47,9 @@ def around_forward(module: nn.Module, wrapper: Callable[..., Any]) -> Iterator[N
 
 
 def is_replaced(module: nn.Module) -> bool:
-    """Whether a library replaced `forward` of the module. The wrappers of accelerate, for autocast and for a model on
-    several devices, do not count.
+    """Whether a library replaced `forward` of the module.
+
+    The wrappers of accelerate, for autocast and for a model on several devices, do not count.
     """
     forward: Any = vars(module).get("forward")
     while True:

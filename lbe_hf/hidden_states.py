@@ -115,8 +115,8 @@ class _Request:
         states = {key: found[key] for key in _KEYS if isinstance(found.get(key), (tuple, list))}
         given = partial(argument, forward, args, kwargs)
         mask, decoder_mask = self.recording.padding_masks(given)
-        decoder_mask = self.decoder_mask if decoder_mask is None else decoder_mask
-        decoder_mask = shifted_mask(given, mask) if decoder_mask is None else decoder_mask
+        if decoder_mask is None:
+            decoder_mask = shifted_mask(given, mask) if self.decoder_mask is None else self.decoder_mask
         activations: list[Activation] = []
         for key, values in states.items():
             own_mask = decoder_mask if key.startswith("decoder") else mask
