@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from experiment import methods_and_seeds, parse, show_only_a_bar
+from experiment import check_seed, methods_and_seeds, parse, show_only_a_bar
 from images import ImageArguments, Splits, load_images
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -133,6 +133,7 @@ def draw(rows: dict[str, Tensor], folder: str) -> None:
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Train all networks, draw reconstructions of the first seed, print the table, and return it."""
     args = parse(Arguments, defaults, argv)
+    check_seed(args)
     splits = load_images(args)
     table, figures = [], {"test images": splits.test.images}
     for depth, (trainer, run) in product(args.depths, methods_and_seeds(args)):

@@ -27,17 +27,19 @@ def parse(arguments: type[T], defaults: Callable[[Namespace], dict[str, Any]], a
         arguments: a dataclass with a default for every field.
         defaults: returns the defaults that differ, given the arguments; what the command line sets is not changed.
         argv: the words of the command line; by default those of the process.
-
-    Exits with an error for a seed that would be ignored, and if what the figures show would not be logged.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(arguments)
     given, _ = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])
     parser.set_defaults(**defaults(given))
     (args,) = parser.parse_args_into_dataclasses(words)
-    if hasattr(args, "seeds") and args.seed != arguments.seed:
-        sys.exit("error: give --seeds instead of --seed.")
     return args
+
+
+def check_seed(args: LBETrainingArguments) -> None:
+    """Exit with an error for a seed that would be ignored."""
+    if args.seed != LBETrainingArguments.seed:
+        sys.exit("error: give --seeds instead of --seed.")
 
 
 def check_log(args: LBETrainingArguments) -> None:

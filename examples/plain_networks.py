@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from experiment import check_log, draw_entropies, parse, train_classifier
+from experiment import check_log, check_seed, draw_entropies, parse, train_classifier
 from images import ImageArguments, Splits, load_images, standardize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -211,6 +211,7 @@ def draw(histories: dict[str, Any], folder: str) -> None:
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Train all networks, draw the figures of the first seed, print the table, and return it."""
     args = parse(Arguments, defaults, argv)
+    check_seed(args)
     check_log(args)
     if args.network == "mlp" and "delta_orthogonal" in args.init:
         sys.exit("error: delta_orthogonal initializes convolutions: add --network cnn.")

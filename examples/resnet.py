@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from experiment import check_log, draw_entropies, methods_and_seeds, parse, train_classifier
+from experiment import check_log, check_seed, draw_entropies, methods_and_seeds, parse, train_classifier
 from images import ImageArguments, Splits, load_images, standardize
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification, set_seed
@@ -108,6 +108,7 @@ def train(args: Arguments, splits: Splits) -> tuple[dict[str, float], list[dict[
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Train all networks, draw the entropies of the first seed, print the table, and return it."""
     args = parse(Arguments, defaults, argv)
+    check_seed(args)
     check_log(args)
     args.lbe_target_modules = args.lbe_target_modules if args.activations == "blocks" else None
     splits, table, histories = standardize(load_images(args)).map_images(at_least_32), [], {}

@@ -95,8 +95,11 @@ _DIFFERENCES_NOTE = (
 )
 _CONTEST_NOTE = (
     "Comparing the best of several LBE settings with the single setting of the baseline is an unequal contest: the "
-    "search itself favours LBE. The contest fixed in advance is equal: alpha is {alpha:g}, beta is {beta:g}, and only "
-    "the learning rate is chosen."
+    "search itself favours LBE."
+)
+_FIXED_NOTE = (
+    "The contest fixed in advance is equal: alpha is {alpha:g}, beta is {beta:g}, and only the learning rate is "
+    "chosen."
 )
 _SAME_RATES_NOTE = (
     "At the same learning rates, the rates that validation chose play no part: the difference is the mean over all "
@@ -181,7 +184,8 @@ def _comparison(results: pd.DataFrame) -> str:
     tests = sum(p_value is not None for p_value in corrected)
     notes = {
         _DIFFERENCES_NOTE: True,
-        _CONTEST_NOTE.format(**FIXED_IN_ADVANCE): any(contest.setting == "fixed in advance" for contest in contests),
+        _CONTEST_NOTE: any(contest.setting.startswith("best of") for contest in contests),
+        _FIXED_NOTE.format(**FIXED_IN_ADVANCE): any(contest.setting == "fixed in advance" for contest in contests),
         _SAME_RATES_NOTE: any(contest.same_rates for contest in contests),
         _SEEDS_NOTE: any(difference.seeds < MIN_SEEDS for difference in differences),
         _STATISTICS_NOTE: tests > 0,

@@ -233,8 +233,10 @@ def show_cost(runs: pd.DataFrame) -> None:
     times = pd.DataFrame(
         {name: choose(runs, name).set_index("seed")["seconds_per_step"] for name in ("none", "LBE")}
     ).dropna()
-    medians, ratio = times.median(), (times["LBE"] / times["none"]).median()
-    print(f"\n{medians['none']:.3f} s a step without, {medians['LBE']:.3f} with; median of ratios by seed {ratio:.3f}")
+    medians, ratios = times.median(), times["LBE"] / times["none"]
+    low, ratio, high = ratios.quantile([0.25, 0.5, 0.75])
+    seconds = f"{medians['none']:.3f} s a step without, {medians['LBE']:.3f} with"
+    print(f"\n{seconds}; median of ratios by seed {ratio:.2f} (quartiles {low:.2f} to {high:.2f})")
 
 
 def show_tables(steps: pd.DataFrame, runs: pd.DataFrame) -> None:

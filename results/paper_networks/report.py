@@ -7,17 +7,19 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from scipy import stats
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from inference import show, student  # noqa: E402
+from inference import holm, show, student  # noqa: E402
 
 
 def table(lines: pd.DataFrame) -> pd.DataFrame:
     """A row for each contest and method: chosen setting, mean and range of the test score, LBE's difference to it.
 
-    The differences are paired by seed and have Student's 95% interval. A run that diverged scores 0, as in the choice.
+    The differences are paired by seed and have Student's 95% interval, and the p-value of Student's test with Holm's
+    correction over all of them. A run that diverged scores 0, as in the choice.
     """
     judged = lines[lines["seed"] >= 100].fillna({"test": 0.0})
     rows = []
@@ -32,8 +34,12 @@ def table(lines: pd.DataFrame) -> pd.DataFrame:
         if method != "LBE" and len(differences) > 1:
             mean, low, high = student(differences)
             row["LBE minus it"] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+            row["p"] = stats.ttest_1samp(differences, 0).pvalue
         rows.append(row)
-    return pd.DataFrame(rows).fillna("")
+    contests = pd.DataFrame(rows)
+    p, corrected = contests["p"], holm(contests["p"].dropna())
+    contests["p (corrected)"] = [f"{p[row]:.2g} ({corrected[row]:.2g})" if row in corrected else "" for row in p.index]
+    return contests.drop(columns="p").fillna("")
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def test_the_page_has_the_table_and_its_summary_the_numbers(capsys: pytest.Captu
         assert (bound > -1) == (task == "mrpc")
     differences = 100 * (scores["cola", 2.0] - scores["cola", 0.0])
     assert (differences > 0).sum() == 5
-    assert f"differ by up to {differences.abs().max():.2f} points" in summary
+    assert f"go up to {differences.abs().max():.2f} points" in summary
     evidence = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     trained = variants_that_train()["LBE"]
     assert f"with {trained} runs, and on CoLA" in evidence

@@ -157,3 +157,18 @@ def test_the_summary_has_the_sums_of_the_robustness() -> None:
     failures = border[border <= 0.95].index.get_level_values("max_grad_norm")
     assert f"the {len(failures)} failures have a clipping of {set(failures).pop():g}" in SUMMARY
     assert len(set(failures)) == 1
+
+
+def test_the_summary_has_the_pairs_at_the_same_rate() -> None:
+    lines = pd.read_csv(ROOT / "results" / "tuned_rivals" / "runs.csv")
+    same = (lines["initialization"] == "default") & (lines["alpha"] == 0.5) & lines["seed"].isin([0, 1, 2])
+    lines = lines[same & lines["beta"].isin([0.0, 2.0]) & (lines["learning_rate"] < 1e-3)]
+    cell = ["learning_rate", "warmup_steps", "max_grad_norm", "seed"]
+    steps = lines[lines["accuracy"] > 0.95].groupby([*cell, "beta"])["step"].min().unstack()
+    slower, faster = int((steps[2] > steps[0]).sum()), int((steps[2] < steps[0]).sum())
+    assert len(steps) == 72
+    assert steps.notna().all().all()
+    assert f"in {slower} of {len(steps)} pairs, and fewer in {faster}" in SUMMARY
+    medians = steps.groupby("learning_rate").median()
+    spread = {beta: f"{own.min():.0f} to {own.max():.0f}" for beta, own in medians.items()}
+    assert f"the medians are {spread[2]} steps with it, and {spread[0]} without" in SUMMARY

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -15,3 +16,13 @@ def test_the_tables_are_those_of_the_study(page: str) -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.count("\n") > 12
     assert printed.strip() in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_the_first_run_found_less() -> None:
+    folder = ROOT / "results" / "verdicts"
+    lines = pd.read_csv(folder / "first_run.csv")
+    redundant = lines["fault"] == "one direction"
+    faults, directions = lines.loc[~redundant, "hit"], lines.loc[redundant, "hit"]
+    page = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    assert f"found {faults.sum()} of {len(faults)} faults, and {directions.sum()} of {len(directions)} models" in page
+    assert set(lines.loc[~redundant & ~lines["hit"], "model"]) == {"BERT"}
