@@ -11,7 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-OTHERS = ["CONTRIBUTING.md", "CHANGELOG.md", "results/PROTOCOL.md", "results/*/*.md", "results/*/*.png"]
+OTHERS = ["CONTRIBUTING.md", "CHANGELOG.md", "results/PROTOCOL.md", "results/**/*.md", "results/**/*.png"]
 
 
 def on_files(files: Files, config: Any) -> Files:
