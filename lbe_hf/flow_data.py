@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -111,7 +112,7 @@ def _from_folder(path: Path, split: str) -> Dataset:
     suffixes = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
     for builder, extensions in (("imagefolder", ImageFolder.EXTENSIONS), ("audiofolder", AudioFolder.EXTENSIONS)):
         if suffixes & set(extensions):
-            return _split_of(load_dataset(builder, data_dir=str(path)), split)
+            return _split_of(load_dataset(builder, data_dir=glob.escape(str(path))), split)
     raise ValueError("it has no images or audio files: for texts, name a file instead.")
 
 
@@ -130,7 +131,7 @@ def _from_file(path: Path) -> Dataset:
                 raise ValueError("the file is neither a JSON list nor lines of JSON objects.")
     # GLUE files have no quoting.
     options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
+    return load_dataset(_FORMATS[path.suffix], data_files=glob.escape(str(path)), split="train", **options)
 
 
 def _kind(value: Any) -> str:

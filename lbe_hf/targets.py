@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -111,13 +111,23 @@ class LearnableTargets:
 
     @staticmethod
     def read(folder: Path) -> Stored | None:
-        """Read the file written by `save`; None if the folder has none."""
+        """Read the file written by `save`; None if the folder has none.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         path = folder / TARGETS_NAME
         if not path.is_file():
             return None
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, file.metadata() or {}
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): resume from another checkpoint, or delete the file to resume with the "
+                "initial targets."
+            ) from error
 
     def restore(self, stored: Stored) -> None:
         """Restore the result of `read`.

@@ -280,8 +280,12 @@ class LBETrainerMixin(_Base):
         card.complete_if_written(self._lbe_summary)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        card = LBECard(Path(str(self.args.output_dir))) if self.is_world_process_zero() else None
         with tokens_left_out(self.args):
             super()._push_from_checkpoint(checkpoint_folder)
+        # Sentence-transformers copies the card of the checkpoint.
+        if card is not None:
+            card.keep_replaced()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """As `create_model_card` of the trainer, with a section on the regularization.

@@ -26,6 +26,16 @@ def test_examples_are_drawn_with_a_fixed_seed_and_tabs_alone_separate(tmp_path: 
     assert len(load_examples(str(file), 99)) == 20
 
 
+def test_brackets_in_a_path_are_no_pattern(tmp_path: Path) -> None:
+    for name, word in (("a[1].csv", "asked for"), ("a1.csv", "another file")):
+        (tmp_path / name).write_text("text\n" + f"{word}\n" * 3)
+    assert [example["text"] for example in load_examples(str(tmp_path / "a[1].csv"), 8)] == ["asked for"] * 3
+    folder = tmp_path / "photographs [2024]"
+    folder.mkdir()
+    pytest.importorskip("PIL.Image").new("RGB", (4, 4)).save(folder / "one.png")
+    assert len(load_examples(str(folder), 8)) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

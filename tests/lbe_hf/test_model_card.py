@@ -11,7 +11,7 @@ from hub_server import Hub, card_errors
 from tiny import bert, llama, token_rows
 from transformers import BertTokenizerFast, Trainer
 
-from lbe_hf import LBETrainer
+from lbe_hf import LBETrainer, LBETrainerMixin
 from lbe_hf.model_card import keep_own_card, name_card, save_card, usage
 
 Make = Callable[..., Any]
@@ -125,6 +125,31 @@ def test_an_own_readme_is_kept(make_trainer: Make, warnings_of: Any) -> None:
     assert card_of(trainer).count("## Layerwise batch-entropy regularization") == 1
 
 
+@pytest.mark.parametrize("push", [False, True])
+def test_an_own_readme_that_the_trainer_replaces_is_kept(push: bool, make_trainer: Make) -> None:
+    """As sentence-transformers does it whenever it saves a model, or pushes a checkpoint."""
+
+    class Upstream(Trainer):
+        def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+            super()._save(output_dir, *args, **kwargs)
+            Path(output_dir or self.args.output_dir, "README.md").write_text("---\ntags:\n- x\n---\n# Generated\n")
+
+        def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+            Path(self.args.output_dir, "README.md").write_text("# Of the checkpoint\n")
+
+    class Ours(LBETrainerMixin, Upstream):
+        pass
+
+    trainer = make_trainer(Ours, bert(), token_rows(8), **SETTINGS)
+    folder = Path(trainer.args.output_dir)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# My model\n")
+    for _ in range(2):
+        trainer._push_from_checkpoint("unused") if push else trainer.save_model()
+    assert (folder / "README-own.md").read_text() == "---\nlicense: mit\n---\n# My model\n"
+    assert card_of(trainer).startswith("# Of the checkpoint" if push else "---\ntags:\n- x\n- lbe_hf")
+    assert ("## Layerwise batch-entropy regularization" in card_of(trainer)) is not push
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's
 def test_peft_writes_cards_that_nobody_misses(make_trainer: Make) -> None:
     peft = pytest.importorskip("peft")
@@ -143,11 +168,13 @@ def test_peft_writes_cards_that_nobody_misses(make_trainer: Make) -> None:
 def test_damaged_and_edited_cards(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     assert keep_own_card(path, bert()) is None
-    for content in ("---\n- no\n- mapping\n---\n<!-- written by lbe_hf, 0123 -->\n", "---\n{\n---\n"):
-        path.write_text(content)
+    signed = "<!-- written by lbe_hf, 0123 -->\n"
+    contents = [f"---\n- no\n- mapping\n---\n{signed}", "---\n{\n---\n", f"---\nname: a: b\n---\n{signed}"]
+    for content in (*(text.encode() for text in contents), "# Größe".encode("latin-1")):
+        path.write_bytes(content)
         copy = keep_own_card(path, bert())
         assert copy is not None
-        assert copy.read_text() == content
+        assert copy.read_bytes() == content
         assert keep_own_card(path, bert()) == copy  # once is enough
     path.write_text('edited: from_pretrained("x")')
     name_card(path, "me/y")

@@ -191,3 +191,18 @@ def test_modules_of_a_sentence_transformer(tmp_path: Path) -> None:
     assert line["entropy/layer_01"] == pytest.approx(sum(expected).item() / 2, rel=1e-5)
     expected = [tiny.reference_entropy(states[-1], mask) for states, mask in passes]
     assert line["entropy/layer_04"] == pytest.approx(sum(expected).item() / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SentenceTransformerTrainer", "CrossEncoderTrainer", "SFTTrainer"])
+def test_an_own_readme_is_kept(name: str, tmp_path: Path) -> None:
+    """Sentence-transformers overwrites it whenever it saves a model."""
+    trainer = CASES[name].trainer(tmp_path, lbe_beta=1.0)
+    folder = Path(trainer.args.output_dir)
+    folder.mkdir(exist_ok=True)
+    (folder / "README.md").write_text("# My own text\n")
+    for _ in range(2):  # as `push_to_hub` does
+        trainer.save_model()
+        trainer.create_model_card()
+    assert (folder / "README-own.md").read_text() == "# My own text\n"
+    assert not (folder / "README-own2.md").exists()
+    assert "## Layerwise batch-entropy regularization" in (folder / "README.md").read_text()

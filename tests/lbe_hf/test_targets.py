@@ -28,6 +28,15 @@ def test_steps_are_those_of_adam() -> None:
     assert own.gradient.tolist() == [0, 0]
 
 
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    targets().save(tmp_path)
+    path = tmp_path / TARGETS_NAME
+    for content in (b"", path.read_bytes()[:-4]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"^{path} is damaged .* or delete the file to resume with the initial"):
+            LearnableTargets.read(tmp_path)
+
+
 def test_saved_and_restored(tmp_path: Path) -> None:
     assert LearnableTargets.read(tmp_path) is None
     own, other = targets(), targets(num_layers=1)
