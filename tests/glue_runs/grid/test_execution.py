@@ -87,7 +87,7 @@ def spoil_optimizer(path: Path) -> None:
         ("lbe_targets.safetensors", Path.unlink, "checkpoint-8 is incomplete"),
         ("trainer_state.json", cut, "checkpoint-8 is incomplete"),
         ("model.safetensors", cut, "checkpoint-8 cannot be resumed from (SafetensorError: "),
-        ("lbe_targets.safetensors", cut, "checkpoint-8 cannot be resumed from (SafetensorError: "),
+        ("lbe_targets.safetensors", cut, "checkpoint-8 cannot be resumed from (ValueError: "),
         ("optimizer.pt", cut, "checkpoint-8 cannot be resumed from (RuntimeError: "),
         ("optimizer.pt", spoil_optimizer, "checkpoint-8 cannot be resumed from (ValueError: "),
         ("scheduler.pt", blank, "checkpoint-8 cannot be resumed from ("),

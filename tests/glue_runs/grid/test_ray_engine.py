@@ -128,9 +128,15 @@ def kill_all_workers(cluster: Cluster, path: Path) -> threading.Thread:
     """In the background, as soon as a run has its first checkpoint."""
 
     def kill() -> None:
-        wait_for(lambda: unfinished_checkpoints(path))
-        for worker in cluster.workers():
-            worker.send_signal(signal.SIGKILL)
+        begun: list[Path] = []
+        while not begun:
+            wait_for(lambda: unfinished_checkpoints(path))
+            workers = cluster.workers()
+            for worker in workers:
+                worker.suspend()
+            begun = unfinished_checkpoints(path)  # a run takes a second, and may have ended meanwhile
+            for worker in workers:
+                worker.kill() if begun else worker.resume()
 
     thread = threading.Thread(target=kill)
     thread.start()
