@@ -46,6 +46,15 @@ def test_the_penalty_is_as_small_as_the_page_has_it(runs: pd.DataFrame) -> None:
     assert f"is {short(min(means))} to {short(max(means))} of the loss" in PAGE
 
 
+def test_each_task_has_three_seeds(runs: pd.DataFrame) -> None:
+    assert (runs.groupby(["task", "method", "learning_rate"])["seed"].nunique() == 3).all()
+    report = (RESULTS / "minilm" / "report.md").read_text(encoding="utf-8")
+    assert "All 81 runs are done." in report
+    (tests,) = re.findall(r"p \(Holm\) is corrected for the (\d+) comparisons", report)
+    assert report.count(" | 1.0000 |\n") == int(tests)
+    assert f"The report has {tests} of them; after Holm's correction all are 1.00." in PAGE
+
+
 def test_rte_at_the_same_learning_rates(runs: pd.DataFrame) -> None:
     own, baseline = (
         runs[(runs["task"] == "rte") & (runs["method"] == method)].set_index(["seed", "learning_rate"])["test"]
