@@ -89,7 +89,7 @@ class LBECard:
     def _is_still_own(self) -> bool:
         """Whether the text of a card of the user is still there, as after PEFT has added to it."""
         before = (self._before or b"").decode("utf-8", errors="replace")
-        text = before.split("---\n", 2)[-1].strip()
+        text = (before.split("---\n", 2)[-1] if before.startswith("---\n") else before).strip()
         return bool(text) and not _is_generated(before) and text in self.path.read_text("utf-8", errors="replace")
 
     def _report(self, copy: Path | None) -> None:

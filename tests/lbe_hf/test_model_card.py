@@ -125,8 +125,9 @@ def test_an_own_readme_is_kept(make_trainer: Make, warnings_of: Any) -> None:
     assert card_of(trainer).count("## Layerwise batch-entropy regularization") == 1
 
 
+@pytest.mark.parametrize("own", ["---\nlicense: mit\n---\n# My model\n", "# My model\n---\nbetween rules\n---\n# G\n"])
 @pytest.mark.parametrize("push", [False, True])
-def test_an_own_readme_that_the_trainer_replaces_is_kept(push: bool, make_trainer: Make) -> None:
+def test_an_own_readme_that_the_trainer_replaces_is_kept(push: bool, own: str, make_trainer: Make) -> None:
     """As sentence-transformers does it whenever it saves a model, or pushes a checkpoint."""
 
     class Upstream(Trainer):
@@ -142,10 +143,10 @@ def test_an_own_readme_that_the_trainer_replaces_is_kept(push: bool, make_traine
 
     trainer = make_trainer(Ours, bert(), token_rows(8), **SETTINGS)
     folder = Path(trainer.args.output_dir)
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n# My model\n")
+    (folder / "README.md").write_text(own)
     for _ in range(2):
         trainer._push_from_checkpoint("unused") if push else trainer.save_model()
-    assert (folder / "README-own.md").read_text() == "---\nlicense: mit\n---\n# My model\n"
+    assert (folder / "README-own.md").read_text() == own
     assert card_of(trainer).startswith("# Of the checkpoint" if push else "---\ntags:\n- x\n- lbe_hf")
     assert ("## Layerwise batch-entropy regularization" in card_of(trainer)) is not push
 

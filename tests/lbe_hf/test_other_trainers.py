@@ -10,6 +10,7 @@ import torch
 from others import CASES
 from tiny import assert_same, gradients_of_first_step
 from torch import Tensor
+from transformers import Trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),  # TRL's and sentence-transformers'
@@ -206,3 +207,16 @@ def test_an_own_readme_is_kept(name: str, tmp_path: Path) -> None:
     assert (folder / "README-own.md").read_text() == "# My own text\n"
     assert not (folder / "README-own2.md").exists()
     assert "## Layerwise batch-entropy regularization" in (folder / "README.md").read_text()
+
+
+def test_an_own_readme_is_kept_when_a_checkpoint_is_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentence-transformers copies the card of the checkpoint over it, and leaves the rest to `Trainer`."""
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda *_: None)
+    trainer = CASES["SentenceTransformerTrainer"].trainer(tmp_path, lbe_beta=1.0)
+    trainer.push_in_progress = None
+    folder, checkpoint = Path(trainer.args.output_dir), tmp_path / "run" / "checkpoint-2"
+    trainer.save_model(str(checkpoint))
+    (folder / "README.md").write_text("# My own text\n")
+    trainer._push_from_checkpoint(str(checkpoint))
+    assert (folder / "README.md").read_text() == (checkpoint / "README.md").read_text()
+    assert (folder / "README-own.md").read_text() == "# My own text\n"
