@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from tiny import InOrder, assert_same, batch, bert, checkpointing, token_rows
 from torch import Tensor
@@ -123,7 +122,13 @@ def test_diagnosis_is_that_on_the_cpu() -> None:
 def test_callback_measures_and_changes_nothing(make_trainer: Make) -> None:
     callback = InformationFlowCallback(every_steps=5)
     watched = make_trainer(
-        Trainer, bert(dropout=True), token_rows(40), {"callbacks": [callback]}, use_cpu=False, bf16=True, max_steps=STEPS
+        Trainer,
+        bert(dropout=True),
+        token_rows(40),
+        {"callbacks": [callback]},
+        use_cpu=False,
+        bf16=True,
+        max_steps=STEPS,
     )
     watched.train()
     alone = make_trainer(Trainer, bert(dropout=True), token_rows(40), use_cpu=False, bf16=True, max_steps=STEPS)
