@@ -3,8 +3,9 @@
     python results/second_task/study.py --dry_run     # how many runs there are, and how many are missing
     python results/second_task/study.py               # as many at once as there are cores, one thread each
 
-The language model is trained on a GPU where there is one. Needs the extra `examples`. All raw results are in `runs.csv`:
-of digits the accuracy on the test images, of the language model the perplexity per character on held-out text.
+The language model is trained on a GPU where there is one. Needs the extra `examples`. All raw results are in
+`runs.csv`: of digits the accuracy on the test images, of the language model the perplexity per character on held-out
+text.
 """
 
 import math

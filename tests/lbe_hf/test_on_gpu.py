@@ -121,17 +121,10 @@ def test_diagnosis_is_that_on_the_cpu() -> None:
 
 def test_callback_measures_and_changes_nothing(make_trainer: Make) -> None:
     callback = InformationFlowCallback(every_steps=5)
-    watched = make_trainer(
-        Trainer,
-        bert(dropout=True),
-        token_rows(40),
-        {"callbacks": [callback]},
-        use_cpu=False,
-        bf16=True,
-        max_steps=STEPS,
-    )
+    settings = {"use_cpu": False, "bf16": True, "max_steps": STEPS}
+    watched = make_trainer(Trainer, bert(dropout=True), token_rows(40), {"callbacks": [callback]}, **settings)
     watched.train()
-    alone = make_trainer(Trainer, bert(dropout=True), token_rows(40), use_cpu=False, bf16=True, max_steps=STEPS)
+    alone = make_trainer(Trainer, bert(dropout=True), token_rows(40), **settings)
     alone.train()
     assert len(callback.history.steps) >= 2
     assert_same(weights(watched), weights(alone), rtol=1e-3, atol=1e-5)
