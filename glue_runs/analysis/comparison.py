@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,11 +62,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _p_value(differences: NDArray[np.float64]) -> float:
-    differences = differences.round(_DECIMALS)  # so that equal differences are ties
-    if not differences.any():
+    rounded = differences.round(_DECIMALS)  # so that equal differences are ties
+    if not rounded.any():
         return 1.0
     if len(differences) > _MAX_EXACT:
-        return float(stats.wilcoxon(differences).pvalue)
+        return float(stats.wilcoxon(rounded).pvalue)
     # Of a single sample, this type of permutation changes the signs.
-    test = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    test = stats.permutation_test((differences,), _rounded_mean, permutation_type="samples", n_resamples=np.inf)
     return float(test.pvalue)
+
+
+def _rounded_mean(differences: NDArray[np.float64], axis: int = -1) -> Any:
+    """Rounded so that equal means are ties; of rounded differences they would not be."""
+    return np.mean(differences, axis=axis).round(_DECIMALS)

@@ -3,9 +3,8 @@
     python results/second_task/study.py --dry_run     # how many runs there are, and how many are missing
     python results/second_task/study.py               # as many at once as there are cores, one thread each
 
-The language model is trained on a GPU where there is one. Needs the extra `examples`. All raw results are in
-`runs.csv`: of digits the accuracy on the test images, of the language model the perplexity per character on held-out
-text.
+Needs the extra `examples`. All raw results are in `runs.csv`: of digits the accuracy on the test images, of the
+language model the perplexity per character on held-out text.
 """
 
 import math
@@ -56,10 +55,9 @@ def plan(done: pd.DataFrame) -> Iterator[Run]:
 
 def execute(run: Run) -> pd.DataFrame:
     """Train, and return one row."""
-    is_digits = run.task == "digits"
-    args = arguments(seed=run.seed, max_steps=2000, lbe_alpha=0.5, lbe_beta=run.beta, use_cpu=is_digits)
+    args = arguments(seed=run.seed, max_steps=2000, lbe_alpha=0.5, lbe_beta=run.beta)
     with redirect_stdout(None):
-        score, trainer = train_on_digits(args) if is_digits else characters(args)
+        score, trainer = train_on_digits(args) if run.task == "digits" else characters(args)
     last = [line for line in trainer.state.log_history if "task_loss" in line][-1]
     end = {name: round(last[name], 4) for name in ("task_loss", "entropy_min", "entropy_last")}
     return pd.DataFrame([{**asdict(run), "score": round(score, 5), **end}])

@@ -7,6 +7,8 @@ import pytest
 from pages import table
 from programs import ROOT, program
 from studies import (
+    BASELINE,
+    FEED_FORWARD,
     deep_bert,
     ends,
     grid,
@@ -120,6 +122,13 @@ def test_normalization_before_each_sublayer() -> None:
 
 def test_pretrained_encoders() -> None:
     assert answers()["Does LBE improve fine-tuning?"].endswith(f"RTE, CoLA and MRPC, {len(grid('minilm'))} runs")
+    base = grid("mpnet").groupby("method")["test"].mean()
+    mpnet = " ".join((ROOT / "results" / "mpnet" / "README.md").read_text(encoding="utf-8").split())
+    (interval,) = re.findall(r"Student's interval of (\S+ to \S+)", mpnet)
+    assert answers()["And on RTE, which MiniLM hardly learns?"] == (
+        f"No difference shown: {base[BASELINE]:.4f} without LBE, {base[FEED_FORWARD]:.4f} with it, "
+        f"interval of the difference {interval}"
+    )
     high = grid("cola/fresh_seeds").groupby("beta")["test"].mean()
     cola = (ROOT / "results" / "cola" / "README.md").read_text(encoding="utf-8")
     ((difference, interval),) = re.findall(r"difference is (\S+), with a Student's interval of (\S+ to \S+)", cola)

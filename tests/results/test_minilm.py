@@ -13,10 +13,12 @@ from studies import (
     RESULTS,
     against_baseline,
     at_chosen_rate,
+    exact_p_value,
     grid,
     short,
 )
 
+METHODS = (HIDDEN_STATES, FEED_FORWARD)
 TASKS = ("rte", "cola", "mrpc")
 TEXT = (RESULTS / "minilm" / "README.md").read_text(encoding="utf-8")
 PAGE = " ".join(TEXT.split())
@@ -46,24 +48,33 @@ def test_the_penalty_is_as_small_as_the_page_has_it(runs: pd.DataFrame) -> None:
     assert f"is {short(min(means))} to {short(max(means))} of the loss" in PAGE
 
 
-def test_each_task_has_three_seeds(runs: pd.DataFrame) -> None:
-    assert (runs.groupby(["task", "method", "learning_rate"])["seed"].nunique() == 3).all()
+def test_each_task_has_five_seeds(runs: pd.DataFrame) -> None:
+    assert (runs.groupby(["task", "method", "learning_rate"])["seed"].nunique() == 5).all()
     report = (RESULTS / "minilm" / "report.md").read_text(encoding="utf-8")
-    assert "All 81 runs are done." in report
+    assert "All 135 runs are done." in report
     (tests,) = re.findall(r"p \(Holm\) is corrected for the (\d+) comparisons", report)
-    assert report.count(" | 1.0000 |\n") == int(tests)
-    assert f"The report has {tests} of them; after Holm's correction all are 1.00." in PAGE
+    corrected = [float(p) for p in re.findall(r"\| ([\d.]+) \|\n", report.split("## LBE against the baseline")[1])]
+    assert len(corrected) == int(tests)
+    assert f"The report has {tests} of them; after Holm's correction none is below {min(corrected):.2f}." in PAGE
 
 
 def test_rte_at_the_same_learning_rates(runs: pd.DataFrame) -> None:
-    own, baseline = (
-        runs[(runs["task"] == "rte") & (runs["method"] == method)].set_index(["seed", "learning_rate"])["test"]
-        for method in (HIDDEN_STATES, BASELINE)
-    )
-    by_seed = (own - baseline).groupby("seed").mean()
-    half = t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / len(by_seed) ** 0.5
-    claim = re.search(r"RTE on the hidden states is (\S+) \(Student's interval (\S+) to (\S+)\)", PAGE)
-    assert claim is not None
-    assert list(claim.groups()) == [
-        f"{value:+.4f}" for value in (by_seed.mean(), by_seed.mean() - half, by_seed.mean() + half)
-    ]
+    claims, p_values = [], []
+    for method in METHODS:
+        own, baseline = (
+            runs[(runs["task"] == "rte") & (runs["method"] == name)].set_index(["seed", "learning_rate"])["test"]
+            for name in (method, BASELINE)
+        )
+        by_seed = (own - baseline).groupby("seed").mean()
+        half = t.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / len(by_seed) ** 0.5
+        claims.append([f"{value:+.4f}" for value in (by_seed.mean(), by_seed.mean() - half, by_seed.mean() + half)])
+        p_values.append(exact_p_value(by_seed))
+    (mean, low, high), (other_mean, other_low, other_high) = claims
+    assert (
+        f"difference on RTE is {mean} on the hidden states (Student's interval {low} to {high}) and {other_mean} on "
+        f"the feed-forward outputs ({other_low} to {other_high})."
+    ) in PAGE
+    assert "The exact p-values are {:.2f} and {:.2f},".format(*p_values) in PAGE
+    report = (RESULTS / "minilm" / "report.md").read_text(encoding="utf-8")
+    holm = [re.findall(rf"\| rte .*{name} \|.*same learning rates.*\| ([\d.]+) \|\n", report)[0] for name in METHODS]
+    assert "after Holm's correction {:.2f} and {:.2f},".format(*map(float, holm)) in PAGE

@@ -29,6 +29,14 @@ def test_p_value_beside_all_signs_written_out() -> None:
     assert mean_difference(differences(*values)).p_value == pytest.approx(expected)
 
 
+def test_equal_means_are_ties_in_spite_of_rounding() -> None:
+    # Of 277 examples. 16 of the 32 signs give a sum of 7 or more, or of -7 or less; of differences rounded to 12
+    # decimals, two of these sums would be nearer to zero by 1e-12.
+    steps = [-6, -3, 1, 2, -1]
+    scores = [(150 + step) / 277 - 150 / 277 for step in steps]
+    assert mean_difference(differences(*scores)).p_value == pytest.approx(16 / 32)
+
+
 def test_more_than_twelve_seeds_are_ranked() -> None:
     # Wilcoxon: all of 13 differences positive has the exact two-sided p-value 2 / 2^13.
     values = [0.01 * (index + 1) for index in range(13)]
