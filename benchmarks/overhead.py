@@ -111,7 +111,7 @@ def peak_mebibytes(kind: str, model: str, precision: str) -> float:
     step = stepper(kind, model, precision)
     for _ in range(2):
         step()
-    peak = peak_memory_mib()
+    peak = peak_memory_mib(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if peak is None:
         raise SystemExit("error: this system does not report the peak memory")
     return peak if torch.cuda.is_available() else peak - before

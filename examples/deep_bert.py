@@ -8,7 +8,7 @@
 The task: of twelve words from a vocabulary of forty, do most belong to the first twenty? A shallow transformer learns
 it in a hundred steps. In a deep one, the upper layers collapse: they give the same output for every sequence and do
 not recover. Both methods start from the same weights and see the same batches, and no example is repeated. `Trainer`
-is `LBETrainer` with `lbe_beta=0`. The script also takes all `LBETrainingArguments`. It needs the extra `examples`.
+is `LBETrainer` with `lbe_beta=0`. The script also takes all `LBETrainingArguments`. It needs the extra `plot`.
 """
 
 import copy

@@ -5,7 +5,7 @@
 
 The task: of twelve words from a vocabulary of forty, do most belong to the first twenty? At a learning rate of 2e-3,
 the upper layers of a BERT of 24 layers collapse: they give the same activations for every example. The script also
-takes all `TrainingArguments`. It needs the extra `examples`.
+takes all `TrainingArguments`. It needs the extra `plot`.
 """
 
 from dataclasses import dataclass, field

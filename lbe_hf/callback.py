@@ -25,6 +25,7 @@ from .flow_history import FlowHistory
 from .flow_page import can_draw, history_page
 from .forward_pass import Forward, around_forward
 from .log_lines import layer_entries
+from .models import in_data_parallel
 from .moments import Samples, check_samples
 
 logger = logging.get_logger(__name__)
@@ -95,7 +96,7 @@ class InformationFlowCallback(TrainerCallback):
         self._listening.close()
         self._unmeasured = False
         self.history = FlowHistory()
-        if args.n_gpu > 1:
+        if in_data_parallel(args, kwargs.get("model")):
             self._warn_unmeasured(
                 "it does not support several GPUs in one process. Use `accelerate launch` or `torchrun`."
             )
@@ -112,7 +113,8 @@ class InformationFlowCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        self._due = self._is_due(args, state, kwargs.get("train_dataloader"))
+        is_due = self._is_due(args, state, kwargs.get("train_dataloader"))
+        self._due = is_due and not in_data_parallel(args, kwargs.get("model"))
         if self._due:
             self._calls = []
             self._listening.enter_context(around_forward(kwargs["model"], self._keep))
@@ -164,9 +166,7 @@ class InformationFlowCallback(TrainerCallback):
             logger.warning(f"InformationFlowCallback cannot write to {folder}: {error}")
 
     def _is_due(self, args: TrainingArguments, state: TrainerState, train_dataloader: Any) -> bool:
-        """Whether to measure the step that begins; never with several GPUs in one process."""
-        if args.n_gpu > 1:
-            return False
+        """Whether to measure the step that begins."""
         step = state.global_step + 1
         if self._every_steps is not None:
             return step % self._every_steps == 0

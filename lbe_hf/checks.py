@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from .activations import Activation, misfits_in_words
 from .gradients import train_nothing
+from .models import in_data_parallel
 from .targets import TARGETS_NAME
 from .training_args import LBEArguments
 
@@ -27,7 +28,7 @@ def check_training(trainer: Trainer) -> None:
         ValueError: the penalty does not work with the trainer or its arguments.
     """
     args = trainer.args
-    if args.n_gpu > 1 or isinstance(trainer.model, nn.DataParallel):
+    if in_data_parallel(args, trainer.model):
         raise ValueError(
             "LBETrainer does not support several GPUs in one process (DataParallel): start it with "
             "`accelerate launch` or `torchrun`, or select one GPU with CUDA_VISIBLE_DEVICES."

@@ -164,7 +164,8 @@ def information_flow(
     """
     meter = FlowMeter(model, target_modules, samples, ignore_padding)
     with prepared(model), torch.no_grad():
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+        # accelerate holds offloaded parameters on `meta`, and moves the inputs of their modules itself.
+        device = next((own.device for own in model.parameters() if not own.is_meta), torch.device("cpu"))
         for batch in islice(dataloader, num_batches):
             if not isinstance(batch, Mapping):
                 raise ValueError(f"Batches must be dictionaries of the model's arguments, not {type(batch).__name__}.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn, get_args
 
 import datasets
+import torch
 import transformers
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from .diagnosis import InformationFlow, information_flow
@@ -116,13 +119,19 @@ def _measure(args: argparse.Namespace) -> InformationFlow:
     examples = load_examples(args.data, args.batch_size * args.num_batches, split=args.split, name=args.config_name)
     config = AutoConfig.from_pretrained(args.model)
     collate = collate_for(args.model, config, examples, args.text_columns, args.max_length)
+    model = _load(args.model, config)
     return information_flow(
-        _load(args.model, config),
-        batches(examples, args.batch_size, collate),
+        model,
+        (_in_dtype(batch, model.dtype) for batch in batches(examples, args.batch_size, collate)),
         target_modules=targets,
         num_batches=args.num_batches,
         samples=args.samples,
     )
+
+
+def _in_dtype(batch: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The batch with sounds and images in the precision in which the model was saved."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
 
 
 def _load(name: str, config: PretrainedConfig) -> Any:

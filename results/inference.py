@@ -5,6 +5,9 @@ from scipy import stats
 
 from glue_runs.analysis import comparison
 
+EQUAL = 1e-12
+"""Standard errors below it are those of equal values, but for rounding."""
+
 
 def count(outcome: pd.Series) -> str:
     return f"{int(outcome.sum())} of {len(outcome)}"
@@ -29,7 +32,7 @@ def mcnemar(left: pd.Series, right: pd.Series) -> float:
 def student(values: pd.Series, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean and Student's two-sided interval, which is the mean alone where all values are equal."""
     mean, error = float(values.mean()), float(stats.sem(values))
-    if error == 0:
+    if error < EQUAL:
         return mean, mean, mean
     return mean, *map(float, stats.t.interval(confidence, len(values) - 1, mean, error))
 

@@ -88,7 +88,7 @@ def test_deep_bert() -> None:
     assert cells("1e-3: runs that train") == [trained(none), trained(lbe)]
     high, border, low = (1e-3,), (5e-4,), (1e-4, 2e-4, 3e-4)
     for ending, rates in {
-        "six settings, at 1e-3": high,
+        "six settings of warm-up and clipping, at 1e-3": high,
         "at 5e-4": border,
         "3e-4": low,
     }.items():
@@ -102,7 +102,7 @@ def test_tuned_rivals() -> None:
     assert cells("[both tuned](results/tuned_rivals/README.md)") == [trained["none"], trained["LBE"]]
     assert cells("median steps to an accuracy of 0.95") == [str(median["none"]), str(median["LBE"])]
     lower = f"{trained['none']} runs then train without it, in {median['none']} steps instead of {median['LBE']}; "
-    lower += "at the same rate it slows training"
+    lower += "at the same rate this setting slows training"
     pre_layer_norm = f"use pre-LayerNorm ({trained['prelayernorm']}, in {median['prelayernorm']} steps)"
     assert f"if you can lower the learning rate ({lower}) or {pre_layer_norm}" in FIRST_SCREEN
 

@@ -47,12 +47,14 @@ def mean_difference(differences: pd.Series) -> Difference:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values corrected for their number (Holm, 1979), in the same order; None stays where there was no test.
+    """The p-values corrected for their number (Holm, 1979), in the same order; None where there was no test, or
+    its p-value is NaN.
 
     If each corrected value below 0.05 is taken for a difference, then at most 5% of reports contain any false
     difference.
     """
-    tested = sorted((p_value, index) for index, p_value in enumerate(p_values) if p_value is not None)
+    known = [(p_value, index) for index, p_value in enumerate(p_values) if p_value is not None]
+    tested = sorted((p_value, index) for p_value, index in known if not math.isnan(p_value))
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
     for rank, (p_value, index) in enumerate(tested):

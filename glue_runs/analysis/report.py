@@ -192,7 +192,7 @@ def _comparison(results: pd.DataFrame) -> str:
         f"The number of comparisons is {len(rows)}.": True,
         _HOLM_NOTE.format(tests=tests): tests > 0,
     }
-    remarks = [*_faint(contests), *_left_out(contests)]
+    remarks = [*_faint(contests), *_left_out(contests), *_across_devices(contests)]
     parts = [_markdown(rows), " ".join(note for note, wanted in notes.items() if wanted), "\n".join(remarks)]
     return "\n\n".join(part for part in parts if part)
 
@@ -234,6 +234,19 @@ def _left_out(contests: list[Contest]) -> list[str]:
         for contest in contests
         if contest.left_out
     ]
+
+
+def _across_devices(contests: list[Contest]) -> list[str]:
+    lines = []
+    for contest in contests:
+        pairs = contest.pairs
+        count = (pairs["device"] != pairs["device_baseline"]).sum()
+        if count:
+            lines.append(
+                f"- {pairs['task'].iloc[0]}, {pairs['method'].iloc[0]}, {contest.name}: in {count} of {len(pairs)} "
+                "pairs the two runs are of different devices, which may make a difference by itself."
+            )
+    return lines
 
 
 def _labels(key: Sequence[str], split: str) -> dict[str, str]:

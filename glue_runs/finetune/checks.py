@@ -94,12 +94,21 @@ def check_values(data_args: Any, args: Any) -> None:
         raise InputError(f"metric_for_best_model must be one of {', '.join(metrics)}, not {best}.")
 
 
+def check_processes(args: Any) -> None:
+    """`InputError` if this process would train on several GPUs, which `LBETrainer` does not support."""
+    if args.n_gpu > 1:
+        raise InputError(
+            "A process trains on one GPU: select one with CUDA_VISIBLE_DEVICES=0, or use all with "
+            "`accelerate launch -m glue_runs.finetune`."
+        )
+
+
 def check_batches(splits: Mapping[str, Sized], args: Any) -> None:
     """Raise an `InputError` if `dataloader_drop_last` leaves a split without a batch."""
     if not args.dataloader_drop_last:
         return
     for name, examples in splits.items():
-        batch_size = args.train_batch_size if name == "train" else args.eval_batch_size
+        batch_size = args.per_device_train_batch_size if name == "train" else args.per_device_eval_batch_size
         if len(examples) < batch_size:
             kind = "train" if name == "train" else "eval"
             raise InputError(

@@ -14,6 +14,7 @@ from ..tasks.glue import get_task
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, defining_settings, parse
 from .card import write_card
 from .checkpoints import DamagedCheckpointError
+from .checks import check_processes
 from .output import begin, check_holds_one_run, check_is_own
 from .push import PushArguments, push_and_report
 from .record import RESULT_NAME
@@ -37,6 +38,7 @@ def _main(argv: list[str]) -> int:
     hub_token = None
     try:
         model_args, data_args, args = parse(argv)
+        check_processes(args)
         wants_push, hub_token = args.push_to_hub, args.hub_token
         settings = defining_settings(model_args, data_args, args)
         check_is_own(str(args.output_dir), args.resume_from_checkpoint, settings)

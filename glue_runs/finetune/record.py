@@ -61,20 +61,20 @@ def history(state: TrainerState) -> list[dict[str, Any]]:
     return entries
 
 
-def environment() -> dict[str, str]:
-    """The device, and the versions of the packages that the results depend on."""
-    cuda = torch.cuda.is_available()
+def environment(device: torch.device) -> dict[str, str]:
+    """The name of the device, and the versions of the packages that the results depend on."""
+    names = {"cuda": torch.cuda.get_device_name, "cpu": lambda: f"CPU, {torch.get_num_threads()} threads"}
     packages = ("lbe-hf", "torch", "transformers", "accelerate", "datasets")
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
+        "device": names.get(device.type, lambda: device.type)(),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
 
 
-def reset_peak_memory() -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Reset `peak_memory_mib` where the system supports it: on a GPU, and on Linux."""
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
         # Not permitted everywhere; then, the peak counts from the start of the process.
@@ -82,14 +82,14 @@ def reset_peak_memory() -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory_mib() -> float | None:
-    """Peak memory since the reset, in MiB: allocated by PyTorch on the GPU, or else resident in the process.
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Peak memory since the reset, in MiB: allocated by PyTorch on a GPU, on a CPU resident in the process.
 
-    None where the system does not report it.
+    None for other devices, and where the system does not report it.
     """
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    if sys.platform == "linux":
+    if device.type == "cpu" and sys.platform == "linux":
         # Not reported everywhere: gVisor has the file without this line.
         with contextlib.suppress(OSError):
             peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())

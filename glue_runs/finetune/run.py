@@ -126,7 +126,7 @@ def run(trainer: GlueTrainer, splits: DatasetDict, task: Task) -> dict[str, Any]
         DamagedCheckpointError: training could not be resumed from `args.resume_from_checkpoint`.
     """
     args = trainer.args
-    reset_peak_memory()
+    reset_peak_memory(args.device)
     trained = _train(trainer)
     trainer.save_model(_internal_call=True)  # the caller pushes, once the card has the results
     trainer.save_state()
@@ -136,11 +136,11 @@ def run(trainer: GlueTrainer, splits: DatasetDict, task: Task) -> dict[str, Any]
         "metrics": metrics,
         "seconds": trained["train_runtime"] if whole else None,
         "examples_per_second": trained["train_samples_per_second"] if whole else None,
-        "peak_memory_mib": peak_memory_mib(),
+        "peak_memory_mib": peak_memory_mib(args.device),
         "diverged": _has_diverged(trainer, metrics),
         "layers": trainer.lbe_layer_names,
         "history": history(trainer.state),
-        "environment": environment(),
+        "environment": environment(args.device),
         "config": {name: value for name, value in args.to_sanitized_dict().items() if name != "output_dir"},
     }
 
@@ -158,14 +158,16 @@ def _train(trainer: GlueTrainer) -> dict[str, float]:
     try:
         return trainer.train(resume_from_checkpoint=checkpoint).metrics
     except Exception as error:
-        if checkpoint is None or has_trained.yes or _is_out_of_memory(error):
+        if checkpoint is None or has_trained.yes or _is_of_the_machine(error):
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DamagedCheckpointError(f"{checkpoint} cannot be resumed from ({reason})") from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+def _is_of_the_machine(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "CUDA error"))
 
 
 def _has_diverged(trainer: GlueTrainer, metrics: dict[str, dict[str, float]]) -> bool:

@@ -51,6 +51,7 @@ _SET_BY_THE_GRID = {
     "bf16": "is a precision: use --precision bf16",
     "fp16": "is a precision: use --precision fp16",
     "load_best_model_at_end": "makes a run depend on when it saves, which is not part of its identity: leave it out",
+    "auto_find_batch_size": "makes a run depend on the free memory: use --per_device_train_batch_size",
     "resume_from_checkpoint": "is not needed: each run resumes from its own last checkpoint",
 }
 """Arguments of `finetune` that cannot be fixed for all runs, with the reason and the remedy."""
@@ -127,15 +128,15 @@ class GridArguments:
     engine: str = field(
         default="local",
         metadata={
-            "help": "local: on this machine, several runs at once on a CPU; ray: also on several machines.",
+            "help": "local: on this machine, several runs at once; ray: also on several machines.",
             "choices": ["local", "ray"],
         },
     )
     workers: str = field(
         default="auto",
         metadata={
-            "help": "Local: how many runs at once; 1: in this process. auto: on a GPU 1; on a CPU as many as its "
-            "cores (divided by --cpus_per_run), its memory and the number of remaining runs allow."
+            "help": "Local: how many runs at once. auto: one on each GPU; on a CPU as many as its cores (divided by "
+            "--cpus_per_run), its memory and the number of remaining runs allow."
         },
     )
     cpus_per_run: int | None = field(

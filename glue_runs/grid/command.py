@@ -6,6 +6,7 @@ started several times at once: the processes share the runs.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
@@ -47,6 +48,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError(
+                "A grid starts its processes itself: start it without `accelerate launch` and `torchrun`. It uses all "
+                "GPUs of this machine, and with --engine ray those of several machines."
+            )
         grid, fixed = parse_grid(argv)
         runs = {run.name: run for run in plan_runs(grid, fixed)}
         folder = GridFolder(grid.output_dir)

@@ -16,6 +16,7 @@ from ..analysis.store import GridFolder
 from ..errors import InputError
 from .arguments import GridArguments
 from .execution import AFTER_A_DEATH, Seen, abandon, attempt, see
+from .gpus import VISIBLE, gpus_for
 from .plan import Run
 from .progress import quiet_libraries
 from .ray_engine import RayEngine
@@ -39,8 +40,9 @@ def choose_engine(grid: GridArguments, runs: Sequence[Run]) -> Engine:
         InputError: Ray is not installed, or its cluster does not answer or lacks the CPUs or GPUs that a run asks for.
     """
     if grid.engine == "local":
-        workers, threads = share_of_machine(grid, runs)
-        return LocalEngine(workers, threads, grid.max_retries)
+        gpus = gpus_for(runs)
+        workers, threads = share_of_machine(grid, runs, len(gpus))
+        return LocalEngine(workers, threads, grid.max_retries, gpus)
     return RayEngine(grid.ray_address, grid.cpus_per_run or 1, grid.gpus_per_run, grid.max_retries)
 
 
@@ -80,23 +82,25 @@ def _prune(folder: GridFolder, keep_models: str, runs: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Runs on this machine: one after another in this process, or several at once in processes of their own.
+    """Runs on this machine: in processes of their own, or one after another on the CPU in this process.
 
     A process that dies, whether killed or out of memory, is replaced, and its run resumes from its last checkpoint.
 
     Args:
-        workers: how many runs at once; 1: in this process.
+        workers: how many runs at once; 1, without GPUs: in this process.
         threads: number of threads of each run; None, only with one worker: as many as PyTorch takes.
         max_retries: how often a run is resumed after its process died.
+        gpus: the GPUs of the processes, in turn.
     """
 
     workers: int = 1
     threads: int | None = None
     max_retries: int = 3
+    gpus: Sequence[str] = ()
 
     def work(self, folder: GridFolder, runs: list[Run]) -> Generator[str | None]:
         seen = {run.name: see(folder, run.name) for run in runs}
-        if self.workers == 1:
+        if self.workers == 1 and not self.gpus:
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
             for run in runs:
@@ -107,9 +111,10 @@ class LocalEngine:
                 partial(abandon, folder, reason="Its process died: killed, or out of memory."),
                 runs,
                 workers=self.workers,
-                threads=self.threads or 1,
+                threads=self.threads or torch.get_num_threads(),
                 max_retries=self.max_retries,
                 initializer=quiet_libraries,
+                environments=[{VISIBLE: gpu} for gpu in self.gpus] or [{}],
             )
 
 

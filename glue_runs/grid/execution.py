@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import traceback
 from dataclasses import dataclass
@@ -81,10 +82,20 @@ def attempt(folder: GridFolder, run: Run, before: Seen, patience: float = 1) -> 
             line = execute(folder.run_dir(run.name), run, now.trained_on)
     except Exception as error:  # as where the lock cannot be written; the other runs continue
         line = f"failed: {redact(printable(str(error)))}"
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _release_memory()
     return f"{run.name}: {line}"
+
+
+def _release_memory() -> None:
+    """Return the memory of a run; end this process, which is replaced, if its GPU can no longer be used."""
+    gc.collect()
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:  # as after an index out of range in a kernel: all further runs would fail
+        os._exit(1)
 
 
 def abandon(folder: GridFolder, run: Run, reason: str) -> str | None:

@@ -23,14 +23,16 @@ _BYTES_PER_PARAMETER = 32
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-def share_of_machine(grid: GridArguments, runs: Sequence[Run]) -> tuple[int, int | None]:
+def share_of_machine(grid: GridArguments, runs: Sequence[Run], gpus: int = 0) -> tuple[int, int | None]:
     """How many runs to do at once, and the number of threads of each; None: as many as PyTorch takes.
 
     Args:
         grid: its `workers` and `cpus_per_run` override the automatic choice.
         runs: all of the grid, done or not, so that those of a resumed grid have as many threads as before.
+        gpus: number of GPUs, each of which does one run at a time unless `workers` says otherwise.
     """
-    workers = _most_at_once(runs, cpus=grid.cpus_per_run or 1) if grid.workers == "auto" else int(grid.workers)
+    automatic = min(gpus, len(runs)) if gpus else _most_at_once(runs, cpus=grid.cpus_per_run or 1)
+    workers = automatic if grid.workers == "auto" else int(grid.workers)
     if grid.cpus_per_run is not None or workers == 1:
         return workers, grid.cpus_per_run
     return workers, max(1, joblib.cpu_count() // workers)

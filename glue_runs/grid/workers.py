@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ def do_in_workers(
     threads: int,
     max_retries: int,
     initializer: Callable[[], None] | None = None,
+    environments: Sequence[dict[str, str]] = ({},),
 ) -> Iterator[Result]:
     """Call a function on each item in separate processes; yield results as they finish.
 
@@ -43,19 +45,21 @@ def do_in_workers(
         threads: number of threads that PyTorch uses in each process.
         max_retries: how often an item is repeated after its process died.
         initializer: called once in each process, before its first item; picklable.
+        environments: environment variables of the processes, in turn; a process that replaces another one has its.
     """
     context = multiprocessing.get_context("spawn")
     # Nothing is sent through it: the workers see its end when this process closes it, or dies.
     ended, alive = context.Pipe(duplex=False)
-    pools: list[ProcessPoolExecutor] = []
+    pools: dict[ProcessPoolExecutor, dict[str, str]] = {}
 
-    def new_pool() -> ProcessPoolExecutor:
+    def new_pool(environment: dict[str, str]) -> ProcessPoolExecutor:
         # One process per pool: a process that dies breaks its whole pool.
-        pools.append(ProcessPoolExecutor(1, context, _start_worker, (ended, threads, initializer)))
-        return pools[-1]
+        pool = ProcessPoolExecutor(1, context, _start_worker, (ended, threads, environment, initializer))
+        pools[pool] = environment
+        return pool
 
     waiting, deaths = deque(range(len(items))), Counter[int]()
-    idle = [new_pool() for _ in range(min(workers, len(items)))]
+    idle = [new_pool(environment) for environment in islice(cycle(environments), min(workers, len(items)))]
     held: dict[Future[Result], tuple[ProcessPoolExecutor, int]] = {}
     try:
         while waiting or held:
@@ -66,13 +70,13 @@ def do_in_workers(
                         held[pool.submit(do, items[index], deaths[index])] = pool, index
                 except BrokenProcessPool:  # it died while idle
                     waiting.appendleft(index)
-                    idle.append(new_pool())
+                    idle.append(new_pool(pools[pool]))
             for future in wait(held, return_when=FIRST_COMPLETED).done:
                 pool, index = held.pop(future)
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    idle.append(new_pool())
+                    idle.append(new_pool(pools[pool]))
                     deaths[index] += 1
                     if deaths[index] <= max_retries:
                         waiting.appendleft(index)
@@ -88,7 +92,10 @@ def do_in_workers(
             pool.shutdown()
 
 
-def _start_worker(ended: Connection, threads: int, initializer: Callable[[], None] | None) -> None:
+def _start_worker(
+    ended: Connection, threads: int, environment: dict[str, str], initializer: Callable[[], None] | None
+) -> None:
+    os.environ.update(environment)
     threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tqdm.set_lock(threading.RLock())  # the default is a system semaphore, which outlives a killed process

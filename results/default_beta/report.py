@@ -47,7 +47,7 @@ def in_words(differences: pd.Series) -> str:
 def does_both(runs: pd.DataFrame, beta: float) -> bool:
     """Whether this beta rescues the deep transformer and does no harm on either task."""
     bounds = (student(harm(runs, task, beta), confidence=0.9)[1] for task in TASKS)
-    return bool(rescued(runs, beta).sum() >= RESCUED) and min(bounds) > HARM
+    return bool(rescued(runs, beta).sum() >= RESCUED) and all(bound > HARM for bound in bounds)
 
 
 def rescued(runs: pd.DataFrame, beta: float) -> pd.Series:

@@ -7,7 +7,6 @@ Needs the extra `examples`. All raw results are in `runs.csv`: of digits the acc
 language model the perplexity per character on held-out text.
 """
 
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -69,7 +68,7 @@ def characters(args: deep_bert.Arguments) -> tuple[float, LBETrainer]:
     training, held_out, vocabulary = text()
     trainer = LBETrainer(decoder(args.seed, vocabulary), args, train_dataset=training)
     trainer.train()
-    return math.exp(trainer.evaluate(held_out)["eval_loss"]), trainer
+    return float(np.exp(trainer.evaluate(held_out)["eval_loss"])), trainer
 
 
 def text() -> tuple[StackDataset, StackDataset, int]:

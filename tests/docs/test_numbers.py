@@ -44,7 +44,8 @@ def test_a_deep_transformer_at_a_high_rate(steps: pd.DataFrame) -> None:
     none, warmup = ends(fresh, **setting(0.0)), ends(fresh, warmup_steps=40, **setting(0.0))
     lbe = ends(fresh, **setting(2.0, 0.5))
     assert answers()["Does a BERT of 48 layers, trained from scratch at 1e-3, learn?"] == (
-        f"Without LBE {trained(none)} runs, with a warm-up {trained(warmup)}, with alpha 0.5 and beta 2 {trained(lbe)}"
+        f"Without LBE {trained(none)} runs, with a warm-up {trained(warmup)}; "
+        f"LBE with alpha 0.5 and beta 2: {trained(lbe)}"
     )
 
 
@@ -83,10 +84,10 @@ def test_tuned_rivals() -> None:
     assert answers()["Is another initialization or normalization better?"] == "; ".join(
         f"{name}: {trained[rival]}, {median[rival]} steps" for name, rival in others.items()
     )
-    assert f"the network needs {median['none']} steps instead of {median['LBE']}; at the same rate" in EVIDENCE
+    assert f"the network needs {median['none']} steps instead of {median['LBE']}; at the same rate, 5e-4" in EVIDENCE
     (pairs,) = re.findall(r"in (\d+ of \d+) pairs, and fewer in (\d+);", " ".join(page.split()))
     assert answers()["At the same rate, of 5e-4 or less?"] == (
-        f"LBE is slower in {pairs[0]} pairs, faster in {pairs[1]} (post hoc)"
+        f"LBE with alpha 0.5 and beta 2 is slower in {pairs[0]} pairs, faster in {pairs[1]} (post hoc)"
     )
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean
 
+import pandas as pd
 from pages import table
 from programs import ROOT, program
 
@@ -26,6 +27,11 @@ def test_the_time_of_a_grid_is_that_of_its_rounds() -> None:
         a_run = mean(steps * SECONDS_A_STEP[name.split(",")[0]] + OVERHEAD for steps in steps_a_run())
         hours, *minutes = (-(-RUNS // devices) * a_run / 3600 for devices in (1, 8, 64))
         assert cells == [f"{hours:.1f} h", *(f"{60 * value:.0f} min" for value in minutes)]
+
+
+def test_the_time_of_a_run_of_this_size_on_a_gpu() -> None:
+    seconds = pd.read_csv(ROOT / "results" / "mpnet" / "results.csv")["seconds"]
+    assert f"on RTE took {seconds.min():.0f} to {seconds.max():.0f} s" in " ".join(PAGE.split())
 
 
 def test_results_are_as_large_as_the_page_has_it() -> None:

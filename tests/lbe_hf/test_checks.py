@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification, TrainingArguments
 
 from lbe_hf import LBETrainer
+from lbe_hf.checks import check_training
 
 Make = Callable[..., Any]
 
@@ -63,6 +64,17 @@ def test_data_parallel_is_refused(make_trainer: Make, monkeypatch: pytest.Monkey
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch"):
         make_trainer(LBETrainer, bert(), token_rows(8)).train()
+
+
+def test_a_quantized_model_is_not_refused_where_there_are_several_gpus(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Trainer` does not copy it: it trains on one of them."""
+    trainer = make_trainer(LBETrainer, bert(), token_rows(8))
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    trainer.model.is_loaded_in_4bit = True
+    assert trainer._wrap_model(trainer.model) is trainer.model
+    check_training(trainer)
 
 
 def test_fp16_of_deepspeed_is_refused(make_trainer: Make) -> None:

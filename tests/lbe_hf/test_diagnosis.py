@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate import cpu_offload
 from tiny import batch, bert, reference_entropy, token_rows
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -323,3 +324,12 @@ def test_multiple_choice() -> None:
     with torch.no_grad():
         model.bert.pooler.dense.weight.zero_()
     assert information_flow(model, [inputs]).verdict[0].startswith("Dead units in bert.pooler.dense: 100%")
+
+
+def test_an_offloaded_model_gives_what_it_gives_in_memory() -> None:
+    """accelerate holds its parameters elsewhere, and `meta` tensors in their place."""
+    batches = [batch(token_rows(6))]
+    expected = information_flow(bert(), batches).entropies
+    offloaded = cpu_offload(bert(), execution_device=torch.device("cpu"))
+    assert next(offloaded.parameters()).is_meta
+    assert information_flow(offloaded, batches).entropies == expected

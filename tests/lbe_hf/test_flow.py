@@ -146,13 +146,14 @@ def test_images(tmp_path: Path) -> None:
     assert len(record["layers"]) == 4
 
 
-def test_sound(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_sound(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     config = Wav2Vec2Config(
         **tiny.SHAPE, conv_dim=[8, 8], conv_stride=[5, 4], conv_kernel=[10, 8], num_feat_extract_layers=2,
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
     )  # fmt: skip
-    Wav2Vec2ForSequenceClassification(config).save_pretrained(tmp_path / "speech")
+    Wav2Vec2ForSequenceClassification(config).to(dtype).save_pretrained(tmp_path / "speech")
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "speech")
     sounds = tmp_path / "sounds.parquet"
     Dataset.from_dict({"audio": torch.randn(6, 800).tolist()}).to_parquet(sounds)

@@ -12,7 +12,9 @@ from transformers import Trainer
 
 from lbe_hf import InformationFlowCallback, LBETrainer, information_flow
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: nothing was run on one")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.device_count() != 1, reason="needs one GPU, with several CUDA_VISIBLE_DEVICES=0: nothing was run on one"
+)
 
 Make = Callable[..., Any]
 LOGGED = ("loss", "task_loss", "lbe_loss", "entropy_mean", "entropy_min", "entropy_last", "alpha_mean")

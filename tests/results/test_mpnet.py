@@ -18,7 +18,8 @@ def test_rte_with_and_without_the_penalty() -> None:
     half = 2.776445 * differences.std() / 5**0.5  # 97.5% of Student's t, 4 degrees of freedom
     mean = differences.mean()
     page = " ".join(TEXT.split())
-    assert f"difference is {mean:+.4f}, with a Student's interval of {mean - half:+.4f} to {mean + half:+.4f} " in page
+    interval = f"{mean - half:+.4f} to {mean + half:+.4f}"
+    assert f"difference is {mean:+.4f}, with a 95% Student's interval of {interval} " in page
     assert f"one comparison, p = {exact_p_value(differences):.2f}; with five seeds it cannot be below 0.06" in page
     penalty = runs[runs["method"] == FEED_FORWARD]["penalty"].mean()
     assert f"The penalty is {penalty:.1e} of the task loss".replace("e-0", "e-") in page

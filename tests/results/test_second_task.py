@@ -74,3 +74,5 @@ def test_the_report_has_the_paired_difference_with_students_interval() -> None:
     half = 4.302653 * (1 / 3) ** 0.5 / 3**0.5  # 97.5% of Student's t with 2 degrees of freedom; variance 1/3
     assert row["difference"] == f"-1.333 ({-4 / 3 - half:+.3f} to {-4 / 3 + half:+.3f})"
     assert row["without LBE"] == "6.000 (5.000 to 7.000)"
+    runs.loc[runs.index[-1], "score"] = float("inf")
+    assert report.table(runs).iloc[0]["difference"] == "none: in 1 of 3 pairs a run diverged"

@@ -172,3 +172,23 @@ def test_the_summary_has_the_pairs_at_the_same_rate() -> None:
     medians = steps.groupby("learning_rate").median()
     spread = {beta: f"{own.min():.0f} to {own.max():.0f}" for beta, own in medians.items()}
     assert f"the medians are {spread[2]} steps with it, and {spread[0]} without" in SUMMARY
+
+
+def test_the_summary_has_the_pairs_of_the_other_settings() -> None:
+    lines = pd.read_csv(ROOT / "results" / "tuned_rivals" / "runs.csv")
+    same = (lines["initialization"] == "default") & (lines["warmup_steps"] == 0) & (lines["max_grad_norm"] == 1)
+    lines = lines[same & lines["seed"].isin([0, 1, 2]) & (lines["learning_rate"] < 1e-3) & (lines["accuracy"] > 0.95)]
+    steps = lines.fillna({"alpha": 0.0}).groupby(["alpha", "beta", "learning_rate", "seed"])["step"].min()
+    none = steps[steps.index.get_level_values("beta") == 0].droplevel(["alpha", "beta"])
+
+    def slower(alpha: float, beta: float) -> tuple[int, int]:
+        pairs = pd.concat([steps[alpha, beta], none], axis=1, keys=["LBE", "none"]).dropna()
+        return int((pairs["LBE"] > pairs["none"]).sum()), len(pairs)
+
+    low = [sum(counts) for counts in zip(slower(0.3, 0.5), slower(0.3, 2.0), strict=True)]
+    high = slower(0.7, 0.5), slower(0.7, 2.0)
+    assert "alpha 0.3 is also slower, in {} of {} pairs at either beta; ".format(*low) in SUMMARY
+    assert (
+        "alpha 0.7 is slower in {} of {} pairs with beta 0.5, and in {} of {} with beta 2.".format(*high[0], *high[1])
+        in SUMMARY
+    )

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
+
+from glue_runs.grid import execution
 
 
 def double(item: int, deaths: int) -> int:
@@ -19,6 +22,25 @@ def die_times(item: tuple[str, int], deaths: int) -> tuple[str, int]:
     if deaths < wanted:
         os.kill(os.getpid(), signal.SIGKILL)
     return name, deaths
+
+
+def visible_gpu(item: tuple[str, int], deaths: int) -> str:
+    """The GPU that this process sees, after it died as often as the item tells."""
+    die_times(item, deaths)
+    time.sleep(3)  # so that the other process takes the other item
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def lose_gpu(item: str, deaths: int) -> str:
+    """Release the memory of a run whose GPU failed, in a process that thinks it has one."""
+    if item == "fails" and not deaths:
+
+        def fail() -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        torch.cuda.is_initialized, torch.cuda.synchronize = (lambda: True), fail
+        execution._release_memory()
+    return f"{item} after {deaths}"
 
 
 def sleep_and_tell(item: str, deaths: int) -> None:

@@ -75,6 +75,10 @@ def test_two_seeds_say_nothing() -> None:
     assert mean_difference(differences()).seeds == 0
 
 
+def test_a_p_value_that_is_not_a_number_is_no_test() -> None:
+    assert holm([math.nan, 0.01, 0.02]) == pytest.approx([None, 0.02, 0.02])
+
+
 def test_a_score_that_is_not_a_number_is_not_left_out() -> None:
     difference = mean_difference(differences(0.1, math.nan, 0.1, 0.1))
     assert math.isnan(difference.mean)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import made_up, made_up_grid
+from grids import ENVIRONMENT, made_up, made_up_grid
 
 from glue_runs.analysis.report import main, write_report
 
@@ -94,6 +94,14 @@ def test_pairs_that_are_left_out_are_counted(tmp_path: Path) -> None:
     ]
     report = write_report(made_up_grid(tmp_path, records))
     assert "one setting, same learning rates: 1 of 7 pairs of runs are left out" in report
+
+
+def test_pairs_of_different_devices_are_counted(tmp_path: Path) -> None:
+    elsewhere = {"environment": {**ENVIRONMENT, "device": "slide rule"}}
+    records = [made_up(0.5, 0.5, seed) for seed in SEEDS]
+    records += [made_up(0.5, 0.5, seed, beta=0.05, **(elsewhere if seed == SEEDS[0] else {})) for seed in SEEDS]
+    report = write_report(made_up_grid(tmp_path, records))
+    assert "one setting: in 1 of 3 pairs the two runs are of different devices" in report
 
 
 def test_a_method_with_a_bar_is_one_cell(tmp_path: Path) -> None:

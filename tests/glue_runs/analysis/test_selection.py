@@ -24,6 +24,19 @@ def test_settings_are_chosen_by_validation_even_where_test_says_otherwise() -> N
     ]
 
 
+def test_of_equal_means_the_first_in_the_grid_is_chosen_in_spite_of_rounding() -> None:
+    scores = (0.6, 0.7, 0.8)
+    assert sum(scores) / 3 < sum(reversed(scores)) / 3
+    records = [
+        made_up(score, 0.5, seed, learning_rate=rate, beta=0.05, method=method)
+        for rate, method, own in ((1e-5, "a", scores), (3e-5, "a", scores[::-1]), (1e-5, "b", scores[::-1]))
+        for seed, score in enumerate(own)
+    ]
+    table = results(*records)
+    assert set(choose_settings(table)["learning_rate"]) == {1e-5}
+    assert best_run(table) == "run02"
+
+
 def test_a_lucky_setting_with_fewer_seeds_is_not_chosen() -> None:
     records = [made_up(0.5, 0.5, seed) for seed in (1, 2)] + [made_up(0.9, 0.9, 1, learning_rate=3e-5)]
     assert set(choose_settings(results(*records))["learning_rate"]) == {1e-5}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainingArguments
 
 from glue_runs.finetune import command
 from glue_runs.finetune.command import main
@@ -156,3 +157,14 @@ def test_an_encoder_that_returns_its_hidden_states_is_evaluated(tmp_path: Path, 
     metrics = json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["test"]
     assert metrics["accuracy"] * 8 == round(metrics["accuracy"] * 8)
     assert metrics["loss"] == pytest.approx(math.log(2), rel=0.1)  # the cross-entropy of an untrained head
+
+
+def test_several_gpus_in_one_process_are_refused_in_one_line(
+    tmp_path: Path, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    folder = tmp_path / "out"
+    arguments = ["--task_name", "demo_rte", "--model_name_or_path", tiny_encoder, "--output_dir", str(folder)]
+    assert main(arguments) == 2
+    assert "select one with CUDA_VISIBLE_DEVICES=0" in capfd.readouterr().err.splitlines()[-1]
+    assert not folder.exists()

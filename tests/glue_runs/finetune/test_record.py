@@ -10,6 +10,7 @@ from transformers import TrainerState
 from glue_runs.errors import InputError
 from glue_runs.files import write_json
 from glue_runs.finetune.record import (
+    environment,
     history,
     peak_memory_mib,
     read_record,
@@ -57,12 +58,25 @@ def test_history_sorts_layers_and_leaves_out_evaluations() -> None:
     assert history(state) == [{"loss": 0.5, "step": 3, "entropies": [0.0, 9.0, 10.0], "targets": []}]
 
 
-@pytest.mark.skipif(peak_memory_mib() is None, reason="this system does not tell the peak")
+CPU = torch.device("cpu")
+
+
+def test_the_device_is_the_one_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU, a run on the CPU is one on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+    assert environment(CPU)["device"] == f"CPU, {torch.get_num_threads()} threads"
+    assert environment(torch.device("cuda"))["device"] == "some GPU"
+    assert environment(torch.device("mps"))["device"] == "mps"
+    assert peak_memory_mib(torch.device("mps")) is None
+
+
+@pytest.mark.skipif(peak_memory_mib(CPU) is None, reason="this system does not tell the peak")
 def test_peak_memory_is_that_since_the_reset() -> None:
     torch.ones(400 * 2**18)  # 400 MiB, freed at once
-    high = peak_memory_mib()
-    reset_peak_memory()
-    low = peak_memory_mib()
+    high = peak_memory_mib(CPU)
+    reset_peak_memory(CPU)
+    low = peak_memory_mib(CPU)
     assert high is not None
     assert low is not None
     assert high - low > 300
@@ -70,8 +84,7 @@ def test_peak_memory_is_that_since_the_reset() -> None:
 
 def test_a_system_that_does_not_report_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """As gVisor, whose status of a process has no such line."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(Path, "read_text", lambda *_: "VmSize:\t100 kB\nVmRSS:\t50 kB\n")
-    assert peak_memory_mib() is None
+    assert peak_memory_mib(CPU) is None
     monkeypatch.setattr(Path, "read_text", lambda *_: "VmHWM:\t    2048 kB\n")
-    assert peak_memory_mib() == (2 if sys.platform == "linux" else None)
+    assert peak_memory_mib(CPU) == (2 if sys.platform == "linux" else None)

@@ -41,6 +41,7 @@ def test_the_cpu_is_used_in_every_spelling(monkeypatch: pytest.MonkeyPatch) -> N
         ("--task-name rte", "--task_name is swept by the grid: use --tasks"),
         ("--hub-model-id me/model", "--hub_model_id differs from task to task: use --hub_model_id_prefix"),
         ("--resume-from-checkpoint last", "--resume_from_checkpoint is not needed"),
+        ("--auto_find_batch_size true", "--auto_find_batch_size makes a run depend on the free memory"),
         ("--bf16", "--bf16 is a precision: use --precision bf16"),
     ],
 )

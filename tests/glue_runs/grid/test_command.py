@@ -274,3 +274,14 @@ def test_stopped_while_the_report_is_drawn(
     monkeypatch.setattr("glue_runs.grid.command.write_report", stop)
     assert main([*four_runs, "--output_dir", str(tmp_path / "grid")]) == 130
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_grid_started_as_a_process_of_several_is_refused(
+    tmp_path: Path, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The processes would take different runs, and average the gradients of these."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder = tmp_path / "grid"
+    assert main(["--tasks", "demo_rte", "--models", tiny_encoder, "--output_dir", str(folder)]) == 2
+    assert "start it without `accelerate launch` and `torchrun`" in capfd.readouterr().err
+    assert not folder.exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worker_tasks import lose_gpu
 
 from glue_runs.analysis.store import GridFolder
 from glue_runs.finetune.fingerprint import fingerprint_encoder
@@ -16,6 +17,7 @@ from glue_runs.grid import execution
 from glue_runs.grid.arguments import parse_grid
 from glue_runs.grid.execution import Seen, attempt, see
 from glue_runs.grid.plan import Run, plan_runs
+from glue_runs.grid.workers import do_in_workers
 
 TIMES = ("seconds", "examples_per_second", "peak_memory_mib")
 
@@ -234,15 +236,25 @@ def test_what_a_run_folder_should_not_hold_is_removed(
     assert (alone.run_dir(run.name) / "checkpoint-16" / "model.safetensors").exists()
 
 
-def test_a_lack_of_memory_costs_no_checkpoint(killed: GridFolder, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: device-side assert triggered",
+    ],
+)
+def test_a_fault_of_the_machine_costs_no_checkpoint(
+    killed: GridFolder, run: Run, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
     def fail(*arguments: Any, **named: Any) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(message)
 
     attempts = []
     monkeypatch.setattr("glue_runs.finetune.trainer.GlueTrainer.train", lambda *a, **n: attempts.append(1) or fail())
     line = attempt(killed, run, Seen())
     assert line is not None
-    assert "DefaultCPUAllocator" in line
+    assert message in line
     assert "cannot be resumed" not in line
     assert len(attempts) == 1
     assert (killed.run_dir(run.name) / "checkpoint-8").is_dir()
@@ -282,3 +294,8 @@ def test_a_run_that_diverges_tells(tmp_path: Path, tiny_encoder: str) -> None:
     assert line is not None
     assert ", diverged, " in line
     assert folder.result(run.name)["diverged"] is True  # type: ignore[index]
+
+
+def test_a_process_whose_gpu_failed_is_replaced() -> None:
+    results = do_in_workers(lose_gpu, str, ["fails", "next"], workers=1, threads=1, max_retries=1)
+    assert sorted(results) == ["fails after 1", "next after 0"]

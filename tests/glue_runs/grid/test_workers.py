@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from worker_tasks import die_times, double, sleep_and_tell
+from worker_tasks import die_times, double, sleep_and_tell, visible_gpu
 
 from glue_runs.grid.workers import do_in_workers
 
@@ -44,6 +44,15 @@ def assert_ends(pid: int) -> None:
 def test_each_item_once() -> None:
     results = do_in_workers(double, abs, [3, 5, 8], workers=2, threads=1, max_retries=0)
     assert sorted(results) == [6, 10, 16]
+
+
+def test_each_process_has_its_environment_and_one_that_replaces_it_the_same() -> None:
+    items = [("a", 1), ("b", 1)]
+    results = do_in_workers(
+        visible_gpu, str, items, workers=2, threads=1, max_retries=1,
+        environments=[{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}],
+    )  # fmt: skip
+    assert sorted(results) == ["3", "5"]
 
 
 def test_no_item_starts_no_process() -> None:
