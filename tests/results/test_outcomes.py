@@ -20,6 +20,14 @@ def test_a_run_has_trained_by_its_last_100_steps() -> None:
     assert runs.loc["lost", "accuracy"] == pytest.approx((0.97 + 4 * 0.9) / 5)
 
 
+def test_an_accuracy_of_exactly_the_threshold_is_not_above_it() -> None:
+    correct = [1213, 1218, 1217, 1216, 1216]  # of 1280 each, 6080 of 6400 together
+    logged = [round(count / 1280, 4) for count in correct]
+    assert sum(logged) / 5 > 0.95
+    runs = outcomes.outcomes(pd.DataFrame({"run": "a", "seed": 0, "step": [20] * 5, "accuracy": logged}), ["seed"])
+    assert not runs["trained"].item()
+
+
 def test_the_median_is_kaplan_and_meiers() -> None:
     assert outcomes.median_step(pd.Series([60.0, 80, 100, np.inf, np.inf]))[0] == 100
     assert outcomes.median_step(pd.Series([60.0, 80, np.inf, np.inf, np.inf]))[0] == np.inf
