@@ -20,12 +20,18 @@ def outcomes(lines: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
         lines: a row for every 20 steps of each run.
         settings: the columns that are constant in a run.
     """
-    # Of 6400 examples; logged with four decimals, so that the mean of exactly 0.95 may come out above it.
-    last = lines.groupby(["run", *settings], as_index=False)["accuracy"]
-    runs = last.agg(lambda values: round(values.iloc[-5:].mean(), 4))
+    runs = lines.groupby(["run", *settings], as_index=False)["accuracy"].agg(lambda values: values.iloc[-5:].mean())
     above = lines["step"].where(lines["accuracy"] > ACCURACY).groupby(lines["run"]).min()
     runs["step"] = runs["run"].map(above).fillna(np.inf)
-    return runs.assign(trained=runs["accuracy"] > ACCURACY)
+    return runs.assign(trained=has_trained(runs["accuracy"]))
+
+
+def has_trained(accuracy: pd.Series) -> pd.Series:
+    """Whether each accuracy, a mean of logged values, is above 0.95.
+
+    They are logged with four decimals, so that the mean of an accuracy of exactly 0.95 may come out above it.
+    """
+    return accuracy.round(4) > ACCURACY
 
 
 def with_lbe(lines: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from inference import count, interval, show, student  # noqa: E402
-from outcomes import ACCURACY, TUNED_RIVALS, outcomes, with_lbe  # noqa: E402
+from outcomes import TUNED_RIVALS, has_trained, outcomes, with_lbe  # noqa: E402
 
 TASKS = ("cola", "mrpc")
 RESCUED, HARM = 12, -1.0
@@ -52,7 +52,7 @@ def does_both(runs: pd.DataFrame, beta: float) -> bool:
 
 def rescued(runs: pd.DataFrame, beta: float) -> pd.Series:
     """Whether each run of the deep transformer trained."""
-    return runs[(runs["task"] == "rescue") & (runs["beta"] == beta)]["score"] > ACCURACY
+    return has_trained(runs[(runs["task"] == "rescue") & (runs["beta"] == beta)]["score"])
 
 
 def harm(runs: pd.DataFrame, task: str, beta: float) -> pd.Series:
