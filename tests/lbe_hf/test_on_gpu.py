@@ -13,7 +13,8 @@ from transformers import Trainer
 from lbe_hf import InformationFlowCallback, LBETrainer, information_flow
 
 pytestmark = pytest.mark.skipif(
-    torch.cuda.device_count() != 1, reason="needs one GPU, with several CUDA_VISIBLE_DEVICES=0: nothing was run on one"
+    torch.cuda.device_count() != 1,
+    reason="there is not one GPU (of several, select one with CUDA_VISIBLE_DEVICES=0): the tests on it did not run",
 )
 
 Make = Callable[..., Any]
