@@ -16,7 +16,8 @@ MIN_SEEDS = 3
 """With fewer seeds there is no interval and no p-value."""
 
 _MAX_EXACT = 12  # seeds; 2**12 signs are still enumerated
-_DECIMALS = 12  # of scores, which are at most 1
+DECIMALS = 12
+"""Of scores, which are at most 1: beyond them, equal values differ by rounding."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def mean_difference(differences: pd.Series) -> Difference:
     if count < MIN_SEEDS or math.isnan(mean):
         return Difference(count, mean, None, None)
     margin = float(stats.t.ppf(0.975, count - 1) * stats.sem(values))
-    interval = (mean - margin, mean + margin) if margin > 10**-_DECIMALS else None
+    interval = (mean - margin, mean + margin) if margin > 10**-DECIMALS else None
     return Difference(count, mean, interval, _p_value(values))
 
 
@@ -64,7 +65,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _p_value(differences: NDArray[np.float64]) -> float:
-    rounded = differences.round(_DECIMALS)  # so that equal differences are ties
+    rounded = differences.round(DECIMALS)  # so that equal differences are ties
     if not rounded.any():
         return 1.0
     if len(differences) > _MAX_EXACT:
@@ -76,4 +77,4 @@ def _p_value(differences: NDArray[np.float64]) -> float:
 
 def _rounded_mean(differences: NDArray[np.float64], axis: int = -1) -> Any:
     """Rounded so that equal means are ties; of rounded differences they would not be."""
-    return np.mean(differences, axis=axis).round(_DECIMALS)
+    return np.mean(differences, axis=axis).round(DECIMALS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from .comparison import DECIMALS
 from .shapes import COMPARE_BY, HYPERPARAMETERS
 
 BASELINE = "baseline"
@@ -13,8 +14,6 @@ METHOD_BY = [*COMPARE_BY, "method"]
 
 SETTING_BY = [*METHOD_BY, *HYPERPARAMETERS]
 """Columns that the runs of a setting share, which differ only in their seed."""
-
-_DECIMALS = 12  # of mean scores, so that equal ones are ties in spite of rounding
 
 _KEPT_ONE_OF = {"best": METHOD_BY, "settings": SETTING_BY}
 
@@ -30,7 +29,7 @@ def choose_settings(results: pd.DataFrame) -> pd.DataFrame:
         return results
     summary = results.groupby(SETTING_BY, dropna=False, sort=False).agg(
         seeds=("validation", "size"),
-        mean=("validation", lambda scores: round(scores.mean(skipna=False), _DECIMALS)),
+        mean=("validation", lambda scores: round(scores.mean(skipna=False), DECIMALS)),
         converged=("diverged", lambda diverged: not diverged.any()),
     )
     best = ["converged", "seeds", "mean"]
@@ -51,7 +50,7 @@ def best_run(results: pd.DataFrame) -> str | None:
         return None
     regularized = chosen[chosen["method"] != BASELINE]
     chosen = chosen if regularized.empty else regularized
-    means = chosen.groupby("method", sort=False)["validation"].mean().round(_DECIMALS)
+    means = chosen.groupby("method", sort=False)["validation"].mean().round(DECIMALS)
     return _best_seeds(chosen[chosen["method"] == means.idxmax()], ["method"])[0]
 
 
