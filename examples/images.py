@@ -62,13 +62,20 @@ class Splits(NamedTuple):
 
 
 def load_images(args: ImageArguments) -> Splits:
-    """Read the images as floats from 0 to 1; exit with code 2 if files are missing, damaged or unsafe."""
+    """Read the images as floats from 0 to 1; exit with code 2 if files are missing, damaged, unsafe or others."""
     try:
-        train, test = _read(args.data, Path(args.data_dir), args.image_size)
-    except (OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())
+        return _load(args)
+    except Exception as error:  # A damaged pickle, archive or image may raise any.
+        reason = " ".join(str(error).split()) or type(error).__name__
         print(f"error: cannot read {args.data} from --data_dir {args.data_dir}: {reason}", file=sys.stderr)
         sys.exit(2)
+
+
+def _load(args: ImageArguments) -> Splits:
+    if args.data == "digits" and args.data_dir != ImageArguments.data_dir:
+        raise ValueError("the digits come from scikit-learn; say with --data what the folder has.")
+    train, test = _read(args.data, Path(args.data_dir), args.image_size)
+    _check(args.data, train, test)
     highest = 255 if train[0].dtype == np.uint8 else float(train[0].max())
     splits = [
         Split(torch.tensor(images).float() / highest, torch.tensor(labels).long()) for images, labels in (train, test)
@@ -89,8 +96,32 @@ def standardize(splits: Splits) -> Splits:
     return splits.map_images(lambda images: (images - mean) / deviation)
 
 
+SHAPES = {
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "cifar100": (3, 32, 32),
+}
+"""Of an image: (channels, height, width)."""
+
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images (N, channels, height, width) and labels (N,)."""
+
+
+def _check(data: str, train: Arrays, test: Arrays) -> None:
+    """Raise a ValueError if images and labels do not belong together, or not to this data set."""
+    for name, (images, labels) in (("training", train), ("test", test)):
+        shape = SHAPES.get(data, images.shape[1:])
+        if images.ndim != 4 or images.shape[1:] != shape or (data != "digits" and images.dtype != np.uint8):
+            own = f"{images.shape[1:]} and {images.dtype}"
+            raise ValueError(f"the {name} images have shape and type {own}, not {shape} and uint8.")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"there are {len(images)} {name} images, but labels of the shape {labels.shape}.")
+        if labels.dtype.kind not in "iu" or labels.min() < 0:
+            raise ValueError(f"the {name} labels are not all whole numbers from 0 on.")
+    unknown = sorted(set(test[1].tolist()) - set(train[1].tolist()))
+    if unknown:
+        raise ValueError(f"no training image has the classes {unknown} of the test images.")
 
 
 def _read(data: str, folder: Path, size: int) -> tuple[Arrays, Arrays]:
@@ -120,6 +151,8 @@ def read_idx(path: Path) -> np.ndarray:
     """The array in an IDX file, plain or .gz. Header: two zeros, type, number of dimensions, dimensions."""
     packed = path.with_name(f"{path.name}.gz")
     content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"{path.name} is not an IDX file of bytes.")
     start = 4 + 4 * content[3]
     return np.frombuffer(content, np.uint8, offset=start).reshape(np.frombuffer(content[4:start], ">u4"))
 
@@ -145,7 +178,7 @@ def read_cifar(path: Path) -> Arrays:
     with path.open("rb") as file:
         batch = ArrayUnpickler(file, encoding="bytes").load()
     labels = batch[b"fine_labels"] if b"fine_labels" in batch else batch[b"labels"]
-    return np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32), np.array(labels)
+    return np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32), np.array(labels)
 
 
 def _parquet_files(folder: Path) -> dict[str, list[str]]:

@@ -84,6 +84,8 @@ def defaults(given: Namespace) -> dict[str, Any]:
         own = {"depth": 500, "width": 8, "dense": True, "learning_rate": 1e-4, "per_device_train_batch_size": 256}
         penalty = {"lbe_alpha_min": 2.0, "lbe_target_modules": r"hidden\.(?!0$)\d+"}  # without the first
         return common | deep | own | penalty
+    if given.depth < 3:
+        sys.exit("error: with --paper give a --depth of 3 or more: the first and the last layer have no penalty.")
     common |= {"width": 1000, "lbe_layers": list(range(1, given.depth - 1))}  # without the first and the last
     if given.normalizations != ["none"]:
         rivals = {"num_train_epochs": 500, "learning_rate": 1e-5, "per_device_train_batch_size": 128, "lbe_beta": 0.0}
@@ -213,6 +215,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     args = parse(Arguments, defaults, argv)
     check_seed(args)
     check_log(args)
+    if args.depth < 1:
+        sys.exit("error: give a --depth of 1 or more.")
     if args.network == "mlp" and "delta_orthogonal" in args.init:
         sys.exit("error: delta_orthogonal initializes convolutions: add --network cnn.")
     splits, table, histories = standardize(load_images(args)), [], {}

@@ -124,8 +124,8 @@ class Reporter:
             )
         else:
             what = (
-                f"{_ranges(means, regularizer)}. Raise lbe_beta, now {regularizer.beta}, or apply the penalty to "
-                "other modules with lbe_target_modules."
+                f"{_ranges(means, regularizer)}. If the model trains well, it needs no penalty: lbe_beta=0. Otherwise "
+                f"raise lbe_beta, now {regularizer.beta}, or regularize other modules with lbe_target_modules."
             )
         self.warn_once(
             "negligible",

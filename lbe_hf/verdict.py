@@ -35,8 +35,8 @@ DEAD_UNITS = 0.95
 """Fraction of dead units from which a layer or module is reported; one half is common in deep ReLU networks."""
 
 _TRAINING_REMEDY = (
-    "Lower the learning rate; in a deep model without skip connections or with post-layer normalization try "
-    "LBETrainer with lbe_alpha=0.5 and lbe_beta=2."
+    "Lower the learning rate. In a deep model without skip connections use normalization layers or He's "
+    "initialization; in one with post-layer normalization try LBETrainer with lbe_alpha=0.5 and lbe_beta=2."
 )
 
 

@@ -114,6 +114,19 @@ def speed(own: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table).T.rename_axis("learning rate")
 
 
+def speed_by_setting(runs: pd.DataFrame) -> pd.DataFrame:
+    """In how many pairs of the same rate, 5e-4 or less, and seed each alpha and beta is slower, on seeds 0 to 2."""
+    plain = runs[(runs["warmup_steps"] == 0) & (runs["max_grad_norm"] == 1) & (runs["learning_rate"] <= 5e-4)]
+    plain = plain[plain["seed"].isin(choice.FIRST_SEEDS)].set_index(["learning_rate", "seed"])
+    none = plain.loc[plain["rival"] == "none", "step"]
+    table = {}
+    for (alpha, beta), own in plain[plain["rival"] == "LBE"].groupby(["alpha", "beta"]):
+        steps = none[own.index]
+        counts = {"LBE slower": count(own["step"] > steps), "LBE faster": count(own["step"] < steps)}
+        table[f"{alpha:g}, {beta:g}"] = counts
+    return pd.DataFrame(table).T.rename_axis("alpha, beta")
+
+
 def trained(runs: pd.DataFrame) -> str:
     return count(runs["trained"])
 
@@ -140,6 +153,10 @@ def main() -> None:
     else:
         robustness(table)
         show("Median of the steps to 0.95 at the same learning rate, with the same warm-up and clipping", speed(table))
+        show(
+            "The same by alpha and beta, at 5e-4 or less, without warm-up, with a clipping of 1",
+            speed_by_setting(runs),
+        )
 
 
 if __name__ == "__main__":

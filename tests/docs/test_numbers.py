@@ -77,8 +77,8 @@ def test_tuned_rivals() -> None:
     page = (ROOT / "results" / "tuned_rivals" / "README.md").read_text(encoding="utf-8")
     (p,) = (log_rank for rival, _, log_rank in table(page, "LBE against | McNemar") if rival == "none")
     assert answers()["How fast?"] == (
-        f"Median of {median['LBE']} steps to an accuracy of 0.95 with LBE, {median['none']} without it: "
-        f"p = {p.replace(' (', ', with Holm' + chr(39) + 's correction ').rstrip(')')}"
+        f"Median of {median['LBE']} steps to an accuracy of 0.95 with LBE, {median['none']} without it, "
+        f"one line of the log: p = {p.replace(' (', ', with Holm' + chr(39) + 's correction ').rstrip(')')}"
     )
     others = {"Pre-LayerNorm": "prelayernorm", "GPT-2's initialization": "gpt2", "DeepNorm's": "deepnorm"}
     assert answers()["Is another initialization or normalization better?"] == "; ".join(

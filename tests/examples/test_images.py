@@ -53,9 +53,9 @@ def assert_holds(split: Any, images: np.ndarray, labels: np.ndarray) -> None:
     assert split.labels.tolist() == labels.tolist()
 
 
-def write_idx(path: Path, values: np.ndarray, packed: bool) -> None:
+def write_idx(path: Path, values: np.ndarray, packed: bool, kind: int = 8) -> None:
     """The format as http://yann.lecun.com/exdb/mnist described it: big-endian sizes after a magic number."""
-    content = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + bytes(values.ravel().tolist())
+    content = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape) + bytes(values.ravel().tolist())
     if packed:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
     else:
@@ -223,20 +223,113 @@ def test_missing_and_damaged_files(
     refused(images, data, tmp_path, capsys)
 
 
-def test_digits_are_split_once_and_for_all(images: ModuleType, tmp_path: Path) -> None:
-    first, again = (load(images, "digits", tmp_path) for _ in range(2))
+PIXELS, LABELS = random_images(28, 28)["train"]
+
+
+def write_mnist(folder: Path, kind: int = 8, **changed: np.ndarray) -> None:
+    train, test = random_images(28, 28).values()
+    arrays = {
+        "train-images-idx3-ubyte": changed.get("pixels", train[0]),
+        "train-labels-idx1-ubyte": changed.get("labels", train[1]),
+        "t10k-images-idx3-ubyte": test[0],
+        "t10k-labels-idx1-ubyte": changed.get("test_labels", test[1]),
+    }
+    for name, values in arrays.items():
+        write_idx(folder / name, values, packed=False, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"labels": LABELS[:10]}, "there are 20 training images, but labels of the shape (10,)"),
+        ({"labels": np.resize(LABELS, 30)}, "there are 20 training images, but labels of the shape (30,)"),
+        ({"labels": LABELS[:, None]}, "labels of the shape (20, 1)"),
+        ({"pixels": PIXELS[:, :, 0]}, "shape and type (1, 28) and uint8, not (1, 28, 28)"),
+        ({"pixels": PIXELS[:, :14, :14]}, "shape and type (1, 14, 14) and uint8, not (1, 28, 28)"),
+        ({"labels": 0 * LABELS}, "no training image has the classes [1]"),
+        (
+            {"labels": np.eye(20, dtype=int)[0], "test_labels": np.zeros(6, int)},
+            "Classes with too few members are: [1]",
+        ),
+        ({"kind": 9}, "is not an IDX file of bytes"),
+    ],
+)
+def test_files_that_do_not_match(
+    images: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], reason: str
+) -> None:
+    write_mnist(tmp_path)
+    load(images, "mnist", tmp_path)
+    write_mnist(tmp_path, **changed)
+    assert reason in refused(images, "mnist", tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "reason"),
+    [
+        (np.zeros((20, 3072)), [0, 1] * 10, "shape and type (3, 32, 32) and float64, not (3, 32, 32) and uint8"),
+        (np.zeros((20, 3072), np.uint8), [0, -1] * 10, "not all whole numbers from 0 on"),
+        (np.zeros((20, 3072), np.uint8), [0, 0.5] * 10, "not all whole numbers from 0 on"),
+        (np.zeros((20, 3072), np.uint8), ["cat", "dog"] * 10, "not all whole numbers from 0 on"),
+        (np.zeros((20, 3072), np.uint8), [0, 1] * 7, "there are 20 training images, but labels of the shape (14,)"),
+    ],
+)
+def test_batches_of_something_else(
+    images: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    pixels: np.ndarray,
+    labels: list[Any],
+    reason: str,
+) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(pickle.dumps({b"data": pixels, b"fine_labels": labels}))
+    assert reason in refused(images, "cifar100", tmp_path, capsys)
+
+
+def test_parquet_of_another_data_set(images: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, (pixels, labels) in random_images(32, 32, 3).items():
+        rows = {"img": [Image.fromarray(image) for image in pixels], "label": labels.tolist()}
+        table = datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
+        table.to_parquet(tmp_path / f"{split}.parquet")
+    assert "(3, 32, 32) and uint8, not (1, 28, 28)" in refused(images, "mnist", tmp_path, capsys)
+
+
+def test_a_pickle_larger_than_the_memory(
+    images: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "numpy.core.multiarray\n_reconstruct"
+    array = f"c{name}\n(cnumpy\nndarray\n(I{10**15}\ntS'B'\ntR."
+    (tmp_path / "train").write_bytes(array.encode())
+    assert "Unable to allocate" in refused(images, "cifar100", tmp_path, capsys)
+
+
+def test_a_damaged_archive(images: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = bytearray(gzip.compress(bytes(range(256)) * 40))
+    packed[20:40] = bytes(20)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(packed)
+    refused(images, "mnist", tmp_path, capsys)
+
+
+def test_a_folder_that_digits_would_ignore(
+    images: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "say with --data what the folder has" in refused(images, "digits", tmp_path, capsys)
+
+
+def test_digits_are_split_once_and_for_all(images: ModuleType) -> None:
+    first, again = (load(images, "digits", Path()) for _ in range(2))
     assert [len(split.labels) for split in first] == [1149, 288, 360]
     assert all(torch.equal(one.images, other.images) for one, other in zip(first, again, strict=True))
     every = torch.cat([split.images.flatten(1) for split in first])
     assert len(every.unique(dim=0)) == 1797  # no image is in two splits
     assert first.train.labels.bincount(minlength=10).min() > 100
-    both = load(images, "digits", tmp_path, validation_fraction=0)
+    both = load(images, "digits", Path(), validation_fraction=0)
     assert len(both.train.labels) == 1149 + 288
     assert torch.equal(both.test.images, first.test.images)
 
 
-def test_standardized_by_the_training_images(images: ModuleType, tmp_path: Path) -> None:
-    splits = load(images, "digits", tmp_path)
+def test_standardized_by_the_training_images(images: ModuleType) -> None:
+    splits = load(images, "digits", Path())
     train, test = (split.images.double().numpy() for split in (splits.train, splits.test))
     standardized = images.standardize(splits)
     expected = (test - train.mean()) / train.std(ddof=1)

@@ -379,7 +379,7 @@ def test_a_penalty_above_the_task_loss_is_reported_once(make_trainer: Make, warn
 def test_a_penalty_too_small_to_matter_is_reported_at_the_end(make_trainer: Make, warnings_of: Any) -> None:
     make_trainer(LBETrainer, bert(), token_rows(8), lbe_beta=1e-4).train()
     (warning,) = [text for text in warnings_of() if "of the task loss over this run" in text]
-    for part in ("too small", "Raise lbe_beta, now 0.0001", "lbe_target_modules", "lbe_alpha"):
+    for part in ("too small", "raise lbe_beta, now 0.0001", "lbe_target_modules", "lbe_alpha"):
         assert part in warning
     assert "\n" not in warning
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from programs import ROOT, program
-from studies import variants_that_train
+from studies import deep_bert, ends, setting, variants_that_train
 
 from lbe_hf import LBETrainingArguments
 
@@ -50,7 +50,15 @@ def test_the_page_has_the_table_and_its_summary_the_numbers(capsys: pytest.Captu
     assert f"go up to {differences.abs().max():.2f} points" in summary
     evidence = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     trained = variants_that_train()["LBE"]
-    assert f"with {trained} runs, and on CoLA" in evidence
+    weak = {beta: (scores["rescue", beta].round(4) > 0.95).sum() for beta in (0.5, 0.05)}
+    counts = f"({trained.split()[0]}; beta 0.5 trains {weak[0.5]}, beta 0.05 trains {weak[0.05]}), and on CoLA"
+    assert f"only 2 trains the 12 of 15 runs that the rule asks for {counts}" in evidence
+    none = variants_that_train()["none"].split()[0]
+    assert f"beta 0.5 trains {weak[0.5]} of 15 runs and beta 0.05 trains {weak[0.05]}" in summary
+    assert f"training without the penalty {none}." in summary
+    for beta in (0.5, 0.05):
+        assert ends(deep_bert(), **setting(beta, 0.5))["trained"].agg(["sum", "size"]).tolist() == [1, 5]
+    assert "each of the two trains 1 of 5" in summary
     bound = differences.mean() - 1.894579 * differences.std() / 8**0.5
     assert f"(mean {differences.mean():+.2f} points, bound {bound:.2f})" in evidence
     assert f"Only beta 2 rescues it: {trained} runs train" in summary

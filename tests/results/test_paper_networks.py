@@ -141,6 +141,31 @@ def test_the_page_has_the_table_and_its_summary_the_numbers(capsys: pytest.Captu
     assert (scores["cnn-he", "none"] < 0.15).sum() == 1
 
 
+def test_the_chosen_rates_at_the_edge() -> None:
+    page = " ".join((ROOT / "results" / "paper_networks" / "README.md").read_text(encoding="utf-8").split())
+    runs = pd.read_csv(ROOT / "results" / "paper_networks" / "runs.csv")
+    plain = runs[runs["contest"].str.startswith(("mlp", "cnn"))]
+    judged = plain[plain["seed"] >= 100].groupby(["method", "contest"])["learning_rate"].first()
+    edge = judged[judged == plain["learning_rate"].max()]
+    assert edge.groupby("method").agg(lambda own: own.index.get_level_values("contest").tolist()).to_dict() == {
+        "LBE": ["cnn-default"],
+        "batch": ["cnn-default", "cnn-he"],
+        "selu": ["cnn-default", "cnn-he", "mlp-default"],
+    }
+    claim = (
+        "For SELU in three of the four contests of plain networks, for BatchNorm with convolutions and for LBE with "
+        "convolutions at PyTorch's initialization, the chosen rate is the highest that was tried"
+    )
+    assert claim in page
+
+
+def test_the_page_of_plain_networks_names_the_study() -> None:
+    page = " ".join((ROOT / "docs" / "plain_networks.md").read_text(encoding="utf-8").split())
+    dense = judged_networks()["mlp-default", "LBE"]
+    claim = f"a mean of {dense.mean():.3f} over ten seeds ({dense.min():.3f} to {dense.max():.3f})"
+    assert claim in page
+
+
 def sign(differences: pd.Series) -> int:
     """Of Student's 95% interval, or 0 if it contains zero."""
     half = 2.262157 * differences.std() / np.sqrt(len(differences))  # 97.5% of Student's t, 9 degrees of freedom
