@@ -21,11 +21,12 @@ class Activation:
     value: Tensor  # (B, ...)
     mask: Tensor | None  # (B, T), True at real tokens; its shape may not match `value`, see `fitting_mask`
     version: int | None  # version counter of `value` when recorded; None if autograd does not track changes in place
+    batch_sizes: frozenset[int] = frozenset()  # of the inputs of the model that computed `value`; empty if unknown
 
     @staticmethod
-    def of(name: str, value: Tensor, mask: Tensor | None) -> Activation:
+    def of(name: str, value: Tensor, mask: Tensor | None, batch_sizes: frozenset[int] = frozenset()) -> Activation:
         untracked = torch.compiler.is_compiling() or value.is_inference()
-        return Activation(name, value, mask, None if untracked else value._version)
+        return Activation(name, value, mask, None if untracked else value._version, batch_sizes)
 
     @property
     def fitting_mask(self) -> Tensor | None:
@@ -36,6 +37,11 @@ class Activation:
     def is_misfit(self) -> bool:
         """Whether the mask does not match positions that `value` has, so that its padding cannot be left out."""
         return self.mask is not None and self.value.dim() > 2 and self.fitting_mask is None
+
+    @property
+    def is_not_by_example(self) -> bool:
+        """Whether the first dimension of `value` is not the batch, as in the layout `(T, B, D)` or in windows."""
+        return bool(self.batch_sizes) and self.value.dim() > 2 and self.value.shape[0] not in self.batch_sizes
 
     def most_samples(self, samples: Samples) -> int:
         """Number of samples of a unit when no position is padding."""
@@ -162,6 +168,14 @@ def misfits_in_words(names: Iterable[str]) -> str:
     )
 
 
+def not_by_example_in_words(names: Iterable[str]) -> str:
+    """A warning about activations whose first dimension is not the batch."""
+    return (
+        "The first dimension of these activations is not the batch, so that their variance does not run over the "
+        f"examples: {', '.join(names)}. Name other modules, or measure over tokens."
+    )
+
+
 def shifted_mask(given: Callable[[str], Any], mask: Tensor | None) -> Tensor | None:
     """Mask of a decoder that reads the input, shifted right by one, as that of a classifier; None if it does not.
 
@@ -176,5 +190,10 @@ def shifted_mask(given: Callable[[str], Any], mask: Tensor | None) -> Tensor | N
 
 
 def labelled(labels: Any) -> Tensor | None:
-    """Mask that is True where labels `(B, T)` are not -100: the real tokens of a decoder without a mask of its own."""
-    return labels != -100 if isinstance(labels, Tensor) and labels.dim() == 2 else None
+    """Mask that is True where labels `(B, T)` are not -100: the real tokens of a decoder without a mask of its own.
+
+    None for the labels of a multi-label classification, `(B, classes)`, which are floating-point numbers.
+    """
+    if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
+        return None
+    return labels != -100

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
-from .activations import Activation, misfits_in_words
+from .activations import Activation, misfits_in_words, not_by_example_in_words
 from .gradients import train_nothing
 from .models import in_data_parallel
 from .targets import TARGETS_NAME
@@ -19,6 +19,10 @@ UNMEASURED = (
     "The penalty was not applied to a training batch with a single example, or without a position at which two "
     "examples have a real token: it has no variance over examples. lbe_samples='token' also measures such batches."
 )
+
+
+class FirstBatchError(ValueError):
+    """The first training batch shows that the settings do not fit the model or the batches."""
 
 
 def check_training(trainer: Trainer) -> None:
@@ -77,19 +81,20 @@ def check_activations(
         batch_size: examples in a full micro-batch. One example may have several rows, as a pair of answers in DPO.
 
     Raises:
-        ValueError: all batches or some modules have only one sample, or the penalty reaches no trainable parameter.
+        FirstBatchError: all batches or some modules have only one sample, or the penalty reaches no trainable
+            parameter.
     """
     warnings = {}
     names = dict.fromkeys(a.name for a in activations)
     single = names.keys() - {a.name for a in activations if a.most_samples(settings.lbe_samples) >= 2}
     if single and len(single) < len(names) and first:
-        raise ValueError(
+        raise FirstBatchError(
             f"These modules have one sample in a batch of several examples: {', '.join(sorted(single))}. Remove them "
             "from lbe_target_modules, or select layers with lbe_layers."
         )
     if single and not synced:
         if first and batch_size == 1:
-            raise ValueError(
+            raise FirstBatchError(
                 "A single example has no variance over examples: with per_device_train_batch_size=1 use "
                 "lbe_samples='token', or use a larger batch."
             )
@@ -97,6 +102,9 @@ def check_activations(
     misfits = dict.fromkeys(a.name for a in activations if a.is_misfit)
     if misfits and settings.lbe_ignore_padding:
         warnings["misfits"] = misfits_in_words(misfits)
+    elsewhere = dict.fromkeys(a.name for a in activations if a.is_not_by_example)
+    if elsewhere and settings.lbe_samples == "sequence":
+        warnings["not by example"] = not_by_example_in_words(elsewhere)
     if first and penalized:
         untrained = train_nothing(a.value for a in activations)
         unreached = ", ".join(a.name for a, nothing in zip(activations, untrained, strict=True) if nothing)
@@ -105,7 +113,7 @@ def check_activations(
             f"checkpointing; set use_reentrant=False): {unreached}."
         )
         if all(untrained):
-            raise ValueError(f"Nothing would be regularized: the penalty applies only to layers {cause}")
+            raise FirstBatchError(f"Nothing would be regularized: the penalty applies only to layers {cause}")
         if any(untrained):
             warnings["untrained"] = f"The penalty cannot train layers {cause}"
     return warnings

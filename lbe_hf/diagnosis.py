@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.utils import logging
 
-from .activations import Activation, ActivationSource, misfits_in_words
+from .activations import Activation, ActivationSource, misfits_in_words, not_by_example_in_words
 from .batch_inputs import BatchInputs
 from .hidden_states import HiddenStates, models_with_hidden_states
 from .layer_statistics import LayerStatistics, for_json, layer_statistics
-from .leaf_modules import LeafModules, ModuleStatistics, leaf_modules
+from .leaf_modules import LeafModules, ModuleStatistics, adapter_modules, leaf_modules
 from .models import base_model
 from .moments import Samples, check_samples
 from .target_modules import TargetModules
@@ -196,9 +196,13 @@ class FlowMeter:
         self._modules = LeafModules(model)
         self._inputs: list[BatchInputs] = []
         self._misfits: dict[str, None] = {}
+        self._not_by_example: dict[str, None] = {}
 
     def _innermost(self) -> TargetModules:
-        return TargetModules(self._model, "|".join(map(re.escape, leaf_modules(base_model(self._model)))))
+        model = base_model(self._model)
+        adapters = adapter_modules(model)
+        names = [name for name, module in leaf_modules(model).items() if module not in adapters]
+        return TargetModules(self._model, "|".join(map(re.escape, names)))
 
     def measure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run and measure one forward pass with these arguments."""
@@ -225,6 +229,8 @@ class FlowMeter:
         mask = activation.fitting_mask if self._ignore_padding else None
         if self._ignore_padding and activation.is_misfit:
             self._misfits[activation.name] = None
+        if self._samples == "sequence" and activation.is_not_by_example:
+            self._not_by_example[activation.name] = None
         statistics = layer_statistics(activation.name, activation.value, mask, self._samples)
         self._layers.setdefault(activation.name, []).append(statistics)
 
@@ -245,6 +251,8 @@ class FlowMeter:
             )
         if self._misfits:
             logger.warning(misfits_in_words(self._misfits))
+        if self._not_by_example:
+            logger.warning(not_by_example_in_words(self._not_by_example))
         return InformationFlow(layers, modules, findings)
 
 

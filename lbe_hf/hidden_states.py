@@ -121,6 +121,11 @@ class _Request:
         for key, values in states.items():
             own_mask = decoder_mask if key.startswith("decoder") else mask
             for index, value in enumerate(values):
+                if not isinstance(value, Tensor):
+                    raise ValueError(
+                        f"The hidden states of {type(self.model).__name__} are no tensors: name the modules to "
+                        "regularize with lbe_target_modules."
+                    )
                 value = _examples_first(value, given("input_ids"))
                 activation = Activation.of(f"{self.prefix}{key}[{index}]", value, own_mask)
                 self.recording.record(activations, activation)

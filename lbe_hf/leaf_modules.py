@@ -31,7 +31,10 @@ class ModuleStatistics:
 
 @dataclass
 class LeafModules:
-    """Checks the innermost modules of a model with temporary forward hooks. No activations are stored."""
+    """Checks the innermost modules of a model with temporary forward hooks. No activations are stored.
+
+    Adapters of PEFT are checked for non-finite values only: a new one starts at zero, so that its output is constant.
+    """
 
     model: nn.Module
     statistics: dict[str, ModuleStatistics] = field(default_factory=dict)
@@ -45,18 +48,28 @@ class LeafModules:
             batch_size: number of examples B; outputs with another first dimension are skipped.
             mask: `(B, T)`, True at real tokens; used for outputs of matching shape.
         """
+        adapters = adapter_modules(self.model)
         with ExitStack() as stack:
             for name, module in leaf_modules(self.model).items():
-                stack.callback(module.register_forward_hook(partial(self._check, name, batch_size, mask)).remove)
+                check = partial(self._check, name, module in adapters, batch_size, mask)
+                stack.callback(module.register_forward_hook(check).remove)
             yield
 
     def _check(
-        self, name: str, batch_size: int, mask: Tensor | None, module: nn.Module, args: Any, output: Any
+        self,
+        name: str,
+        is_adapter: bool,
+        batch_size: int,
+        mask: Tensor | None,
+        module: nn.Module,
+        args: Any,
+        output: Any,
     ) -> None:
         given = next((value for value in args if _is_activation(value, batch_size)), None)
         if given is None or not _is_activation(output, batch_size):
             return
         dead, nonfinite = dead_and_nonfinite(output, fitting(mask, output))
+        dead = math.nan if is_adapter else dead
         # A fault that is in the input already is not counted; only then is the input read.
         if dead > 0 or nonfinite > 0:
             dead_before, nonfinite_before = dead_and_nonfinite(given, fitting(mask, given))
@@ -75,6 +88,13 @@ def leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if name and not isinstance(module, _NO_LAYERS) and next(module.children(), None) is None
     }
+
+
+def adapter_modules(model: nn.Module) -> set[nn.Module]:
+    """The modules of PEFT's adapters, without the layers that they adapt and without copies that are trained whole."""
+    tuned = [module for module in model.modules() if hasattr(module, "base_layer")]
+    adapters = [getattr(layer, name, None) for layer in tuned for name in getattr(layer, "adapter_layer_names", ())]
+    return {inner for module in adapters if isinstance(module, nn.Module) for inner in module.modules()}
 
 
 def _is_activation(value: Any, batch_size: int) -> bool:

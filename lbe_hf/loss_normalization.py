@@ -16,6 +16,9 @@ from transformers import PreTrainedModel, Trainer
 from .forward_pass import around_forward, is_replaced
 from .models import base_model
 
+_IGNORING = ("EncoderDecoderModel", "VisionEncoderDecoderModel", "SpeechEncoderDecoderModel")
+"""Classes of Transformers that hand the number of items to a decoder which gets no labels; their loss is a mean."""
+
 _judged: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -84,6 +87,8 @@ def ignores_num_items(model: nn.Module) -> bool:
     for cls in type(model).__mro__:
         if "forward" not in vars(cls):
             continue
+        if cls.__name__ in _IGNORING and cls.__module__.startswith("transformers."):
+            return True
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(vars(cls)["forward"]))))
         except (OSError, TypeError, SyntaxError):

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -171,9 +172,16 @@ def _copy(path: Path, content: bytes) -> Path:
 
 
 def usage(model: nn.Module, processing_class: Any, name: str) -> str:
-    """Code that loads the model from the Hub, with Transformers or sentence-transformers."""
-    library = type(model).__module__.partition(".")[0]
-    cls = type(base_model(model)).__name__
+    """Code that loads the model from the Hub, with Transformers or sentence-transformers.
+
+    A user's own subclass is loaded as the nearest class that the library exports. If there is none, the code is a
+    comment.
+    """
+    own = type(base_model(model))
+    public = next(filter(_is_public, own.__mro__), None)
+    if public is None:
+        return f"# {own.__name__} is not a class of Transformers: load the model with the code that defines it."
+    cls, library = public.__name__, public.__module__.partition(".")[0]
     if library == "sentence_transformers":
         return f'from {library} import {cls}\n\nmodel = {cls}("{name}")'
     auto_class = "AutoModel" + cls[cls.find("For") :]
@@ -183,6 +191,16 @@ def usage(model: nn.Module, processing_class: Any, name: str) -> str:
         classes.append("AutoTokenizer")
         lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{name}")')
     return "\n".join([f"from transformers import {', '.join(classes)}", *lines])
+
+
+def _is_public(cls: type) -> bool:
+    """Whether Transformers or sentence-transformers exports it as a model; one without `forward` is a base class."""
+    library = cls.__module__.partition(".")[0]
+    return (
+        library in ("transformers", "sentence_transformers")
+        and getattr(sys.modules[library], cls.__name__, None) is cls
+        and getattr(cls, "forward", nn.Module.forward) is not nn.Module.forward
+    )
 
 
 def draw_entropy(path: Path, summary: LBESummary) -> str | None:

@@ -31,9 +31,15 @@ class Means(NamedTuple):
 
 
 class EntropyMonitor:
-    """Sums of losses and entropies, kept on the device so that training steps do not synchronize."""
+    """Sums of losses and entropies, kept on the device so that training steps do not synchronize.
 
-    def __init__(self) -> None:
+    Args:
+        filters: whether the losses of a micro-batch whose loss is not finite are replaced as `Trainer` replaces its
+            loss, by the means since the last log line (`logging_nan_inf_filter`).
+    """
+
+    def __init__(self, filters: bool = False) -> None:
+        self._filters = filters
         self.last: Means | None = None
         """Most recent means returned by `since_last`."""
         self.step: Tensor | None = None
@@ -51,9 +57,16 @@ class EntropyMonitor:
         """
         measured = measurement.measured.to(loss.dtype)
         skipped = measurement.skipped.to(loss.dtype)
-        heads = torch.stack([loss - lbe_loss, lbe_loss, measured, skipped, torch.ones_like(loss)])
-        sums = torch.cat([heads.float(), measurement.entropies.float() * measurement.measured])
+        heads = torch.stack([loss - lbe_loss, lbe_loss, measured, skipped, torch.ones_like(loss)]).float()
+        if self._filters:
+            heads = torch.cat([torch.where(loss.isfinite(), heads[:2], self._losses()), heads[2:]])
+        sums = torch.cat([heads, measurement.entropies.float() * measurement.measured])
         self.step = sums if self.step is None else self.step + sums
+
+    def _losses(self) -> Tensor | float:
+        """Task loss and penalty `(2,)` of a step, on average since the last log line."""
+        sums = [own[:2] for own in (self._line, self.step) if own is not None]
+        return torch.stack(sums).sum(0) / (1 + self._line_steps) if sums else 0.0
 
     def end_step(self, sums: Tensor) -> None:
         """Add one optimizer step, given the mean of `step` over all processes."""

@@ -69,7 +69,8 @@ class Penalty:
     def share(self, loss: Tensor, measurement: Measurement, steps: int) -> Tensor:
         """The part of a loss that is not the task loss; `loss` is already divided for gradient accumulation."""
         if self._settings.lbe_form == "product":
-            return loss * (measurement.penalty / (1 + measurement.penalty))
+            share = loss * (measurement.penalty / (1 + measurement.penalty))
+            return share.where(measurement.penalty > 0, 0.0)  # a loss that is not finite has no penalty
         return measurement.penalty / steps
 
     def _entropies(self, activations: list[Activation]) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .activations import Activation, Recording, shifted_mask
 from .forward_pass import Forward, argument, around_forward
 from .models import base_model, transformers_models
+from .moments import fitting
 
 
 class TargetModules:
@@ -63,6 +64,7 @@ class TargetModules:
     ) -> Iterator[Recording]:
         recording = Recording(sink=sink)
         masks = [recording.padding_masks((batch or {}).get)]
+        batch_sizes: list[frozenset[int]] = [frozenset()]  # of the inputs of nested models, innermost last
         calls: dict[tuple[int, str], int] = {}  # number of calls by pass and module
         open_passes: list[list[Activation] | None] = []  # nested passes, innermost last; None: not recorded
 
@@ -97,21 +99,26 @@ class TargetModules:
             if len(masks) == 1 and outer[1] is None and decoder_mask is None:
                 decoder_mask = shifted_mask(given, mask)
             masks.append((outer[0] if mask is None else mask, outer[1] if decoder_mask is None else decoder_mask))
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() > 1]
+            batch_sizes.append(frozenset(value.shape[0] for value in tensors))
             try:
                 return forward(*args, **kwargs)
             finally:
                 masks.pop()
+                batch_sizes.pop()
 
         def take(name: str, module: nn.Module, args: Any, output: Any) -> None:
             activations = open_passes[-1] if open_passes else pass_of_parts(name)
             if activations is not None:
                 call = calls[len(recording.passes), name] = calls.get((len(recording.passes), name), 0) + 1
                 label = name if call == 1 else f"{name} (call {call})"
-                mask = masks[-1][1 if module in self._decoder else 0]
                 value = _first_tensor(output, name)
+                mask, decoder_mask = masks[-1]
+                if module in self._decoder and (mask is None or not _of_encoder(value, mask, decoder_mask)):
+                    mask = decoder_mask
                 if torch.compiler.is_compiling():  # in-place changes are not tracked there
                     value = value.clone()
-                recording.record(activations, Activation.of(label, value, mask))
+                recording.record(activations, Activation.of(label, value, mask, batch_sizes[-1]))
 
         with ExitStack() as stack:
             stack.enter_context(around_forward(self._model, with_pass))
@@ -162,6 +169,11 @@ def _nearest(targets: str | Sequence[str], names: list[str]) -> list[str]:
     by_suffix = {name.split(".", start)[-1]: name for name in names for start in range(name.count(".") + 1)}
     found = [by_suffix[match] for target in wanted for match in difflib.get_close_matches(target, by_suffix, n=5)]
     return list(dict.fromkeys(found)) or names[:5]
+
+
+def _of_encoder(value: Tensor, mask: Tensor, decoder_mask: Tensor | None) -> bool:
+    """Whether an output in the decoder has the positions of the encoder, as keys and values of cross-attention."""
+    return decoder_mask is not None and fitting(decoder_mask, value) is None and fitting(mask, value) is not None
 
 
 def _first_tensor(output: Any, name: str) -> Tensor:

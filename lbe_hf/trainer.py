@@ -89,7 +89,7 @@ class LBETrainerMixin(_Base):
 
     def _lbe_start(self) -> None:
         """Reset the state of an earlier training run, or of an attempt that ran out of memory."""
-        self._lbe_monitor = EntropyMonitor()
+        self._lbe_monitor = EntropyMonitor(filters=self.args.logging_nan_inf_filter)
         self._lbe_reporter = Reporter(prints=self.args.process_index == 0)
         held_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
         self._lbe_penalty = Penalty(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,11 @@ _ON_THE_HUB = {"pearson": "pearsonr"}
 """Metrics that have another name on the Hub than in GLUE."""
 
 _ALWAYS_GIVEN = ("task_name", "model_name_or_path", "precision")
-_GIVEN_BY_PRECISION = ("bf16", "fp16")
+_LEFT_OUT = re.compile(
+    rf"{EXCLUDED_FROM_RUN_ID.pattern}|bf16|fp16|do_(train|eval|predict)|include_num_input_tokens_seen"
+    "|dataloader_(persistent_workers|prefetch_factor|multiprocessing_context)"  # refused without workers
+)
+"""Arguments that do not change what is computed, or that follow from the others."""
 
 
 def write_card(
@@ -79,8 +84,7 @@ def command(*arguments: Any) -> str:
         for field in dataclasses.fields(own):
             value = getattr(own, field.name)
             given = field.name in _ALWAYS_GIVEN or value != getattr(default, field.name)
-            left_out = field.name in _GIVEN_BY_PRECISION or EXCLUDED_FROM_RUN_ID.fullmatch(field.name)
-            if given and field.init and not left_out:
+            if given and field.init and not _LEFT_OUT.fullmatch(field.name):
                 words += [f"--{field.name}", *_words(field.name, value)]
     return shlex.join(words)
 
@@ -90,10 +94,14 @@ def _words(name: str, value: Any) -> list[str]:
         return ["path/to/model"]
     if isinstance(value, enum.Enum):
         return [str(value.value)]
+    if name == "fsdp" and value is True:
+        return []  # it takes text, and is True only without a value
     if isinstance(value, bool):
         return [str(value).lower()]
     if isinstance(value, (list, tuple)) and name != "lbe_target_modules":
-        return [str(item) for item in value]
+        return [word for item in value for word in _words(name, item)]
+    if dataclasses.is_dataclass(value):
+        value = {name: setting for name, setting in vars(value).items() if setting is not None}
     return [json.dumps(value) if isinstance(value, (dict, list)) else str(value)]
 
 

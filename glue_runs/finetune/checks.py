@@ -13,6 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from lbe_hf import LBETrainer
+from lbe_hf.checks import check_activations
+from lbe_hf.hidden_states import HiddenStates
+from lbe_hf.target_modules import TargetModules
+from lbe_hf.training_args import LBEArguments
+
 from ..errors import InputError
 from ..tasks.glue import get_task
 
@@ -30,6 +36,7 @@ _RANGES = {
     "max_train_samples": _AT_LEAST_ONE,
     "max_eval_samples": _AT_LEAST_ONE,
     "dataloader_num_workers": _NOT_NEGATIVE,
+    "dataloader_prefetch_factor": _AT_LEAST_ONE,
     "weight_decay": _NOT_NEGATIVE,
     "adam_epsilon": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE,
@@ -158,6 +165,35 @@ def check_trainer(trainer: Trainer) -> None:
             checkpoint(
                 torch.nn.Identity(), torch.zeros(1, requires_grad=True), **(options or {"use_reentrant": False})
             )
+
+
+def check_first_batch(trainer: LBETrainer) -> None:
+    """Find before training what `LBETrainer` finds only in its first batch: measure the layers for two examples.
+
+    Raises:
+        ValueError: the settings of LBE do not fit the layers or the batch size.
+    """
+    args, settings = trainer.args, LBEArguments.of(trainer.args)
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled  # the model cannot be called before training
+    if sharded or not (settings.lbe_beta > 0 or settings.lbe_log_entropy):
+        return
+    model: Any = trainer.model
+    examples: Any = trainer.train_dataset
+    examples = examples.select(range(min(2, args.per_device_train_batch_size, len(examples))))
+    batch: Any = trainer.data_collator(list(trainer._remove_unused_columns(examples)))
+    targets = settings.lbe_target_modules
+    source = HiddenStates(model) if targets is None else TargetModules(model, targets)
+    model.eval()  # dropout would draw random numbers
+    with source.listen() as recording:
+        model(**batch.to(model.device))
+    check_activations(
+        recording.take(settings.lbe_layers),
+        settings,
+        first=True,
+        penalized=settings.lbe_beta > 0,
+        synced=settings.lbe_sync_batch and args.world_size > 1,
+        batch_size=args.per_device_train_batch_size,
+    )
 
 
 @contextmanager

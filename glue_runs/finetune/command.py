@@ -8,13 +8,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from lbe_hf.checks import FirstBatchError
+
 from ..files import write_json
 from ..redaction import report_error
 from ..tasks.glue import get_task
 from .arguments import DataArguments, FinetuneArguments, ModelArguments, defining_settings, parse
 from .card import write_card
 from .checkpoints import DamagedCheckpointError
-from .checks import check_processes
+from .checks import check_first_batch, check_processes
 from .output import begin, check_holds_one_run, check_is_own
 from .push import PushArguments, push_and_report
 from .record import RESULT_NAME
@@ -45,6 +47,7 @@ def _main(argv: list[str]) -> int:
         if wants_push:
             check_holds_one_run(str(args.output_dir))
         trainer, splits = prepare(model_args, data_args, args)
+        check_first_batch(trainer)
     except Exception as error:
         return report_error(error, 2, hub_token)
     try:
@@ -57,6 +60,8 @@ def _main(argv: list[str]) -> int:
         write_card(trainer, model_args, data_args, args, record["metrics"])
     except DamagedCheckpointError as error:
         return report_error(f"{error}: give an older one, or start without --resume_from_checkpoint.", 2, hub_token)
+    except FirstBatchError as error:
+        return report_error(error, 2, hub_token)
     except (OSError, SafetensorError) as error:
         return report_error(error, 1, hub_token)
     if not (wants_push and trainer.is_world_process_zero()):

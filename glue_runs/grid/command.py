@@ -19,6 +19,7 @@ from ..analysis.shapes import TRAINED_ON
 from ..analysis.store import ERROR_NAME, GridFolder
 from ..errors import InputError
 from ..finetune.arguments import parse
+from ..finetune.checks import check_first_batch
 from ..finetune.fingerprint import fingerprint
 from ..finetune.output import check_output_dir
 from ..finetune.run import prepare, tokenized_examples
@@ -103,17 +104,22 @@ def _describe(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
 
     Raises:
         InputError: all runs of a task and a model would fail.
+        ValueError: all runs of a model that regularize the same activations would fail at their first batch.
     """
     descriptions: dict[str, dict[str, Any]] = {}
     fingerprints: dict[tuple[str, str], dict[str, str]] = {}
+    tried: set[tuple[str, str | None]] = set()
     for run in runs:
         _, data_args, _ = parse(run.argv())
+        if (run.task, run.model) not in fingerprints or (run.model, run.activations) not in tried:
+            with tempfile.TemporaryDirectory() as folder:
+                trainer, _ = prepare(*parse([*run.argv(), "--output_dir", folder]))
+            check_first_batch(trainer)
+            tried.add((run.model, run.activations))
         if (run.task, run.model) not in fingerprints:
             examples = tokenized_examples(
                 run.task, run.model, data_args.data_dir, data_args.max_length, data_args.pad_to_max_length
             )
-            with tempfile.TemporaryDirectory() as folder:
-                prepare(*parse([*run.argv(), "--output_dir", folder]))
             fingerprints[run.task, run.model] = fingerprint(run.model, examples)
         descriptions[run.name] = {**run.description, TRAINED_ON: fingerprints[run.task, run.model]}
     return descriptions

@@ -222,6 +222,14 @@ def show_chosen(runs: pd.DataFrame) -> None:
     show("Alpha 0.5 and beta 2, on fresh seeds", pd.DataFrame(table).T.rename_axis("method"))
 
 
+def show_higher_rate(first: pd.DataFrame) -> None:
+    table = {
+        "none": describe(choose(first, "none", learning_rate=2e-3)),
+        CHOSEN_NAME: describe(choose(first, "LBE", learning_rate=2e-3, **CHOSEN)),
+    }
+    show("Alpha 0.5 and beta 2 at a learning rate of 2e-3", pd.DataFrame(table).T.rename_axis("method"))
+
+
 def show_feed_forward(first: pd.DataFrame) -> None:
     places = {"feed-forward outputs": "feed_forward", "hidden states, the same seeds": "hidden_states"}
     endings = {name: describe(choose(first, "LBE", activations=place)) for name, place in places.items()}
@@ -253,6 +261,7 @@ def show_tables(steps: pd.DataFrame, runs: pd.DataFrame) -> None:
     show_sensitivity(first)
     show_chosen(runs)
     show_tests("p-values on fresh seeds (with Holm's correction)", tests, "fresh seeds")
+    show_higher_rate(first)
     show_feed_forward(first)
     show_endings(f"Digits, {setting}", runs, pair, data="digits")
     show_endings(f"Normalization before each sublayer, {setting}", runs, pair, model_type="roberta-prelayernorm")

@@ -7,6 +7,7 @@ import torch
 from tiny import batch, bert, token_rows
 from torch import Tensor, nn
 
+from lbe_hf import information_flow
 from lbe_hf.leaf_modules import LeafModules, leaf_modules
 
 
@@ -92,3 +93,24 @@ def test_hooks_are_gone_afterwards() -> None:
     with pytest.raises(RuntimeError, match="stop"), modules.listen(8, None):
         raise RuntimeError("stop")
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft still asks for it
+def test_a_new_adapter_is_no_fault_and_one_with_nan_is() -> None:
+    """LoRA's second matrix starts at zero; the layer that it adapts is checked as before."""
+    peft = pytest.importorskip("peft")
+    for model, targets in ((bert(), ["query"]), (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), ["1"])):
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets))
+        inputs = batch(token_rows(8)) if isinstance(model, type(bert())) else {"input": torch.randn(8, 4)}
+        assert information_flow(adapted, [inputs]).findings == []
+        second = [own for name, own in adapted.named_parameters() if "lora_B" in name]
+        with torch.no_grad():
+            second[-1][0] = math.nan
+        (finding,) = information_flow(adapted, [inputs]).findings
+        assert finding.kind == "nonfinite"
+        assert "lora_B" in finding.message
+    with torch.no_grad():
+        second[-1][0] = 0
+    zero(adapted.base_model.model[1].base_layer)
+    (finding,) = information_flow(adapted, [{"input": torch.randn(8, 4)}]).findings
+    assert finding.layer == "1.base_layer"

@@ -5,11 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from families import T5
 from hub_client import run_script
 from hub_server import Hub, card_errors
 from tiny import bert, llama, token_rows
-from transformers import BertTokenizerFast, Trainer
+from torch import nn
+from transformers import (
+    BertForSequenceClassification,
+    BertPreTrainedModel,
+    BertTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+)
 
 from lbe_hf import LBETrainer, LBETrainerMixin
 from lbe_hf.model_card import keep_own_card, name_card, save_card, usage
@@ -191,12 +201,47 @@ def test_usage() -> None:
     ]
     assert "AutoModelForCausalLM" in usage(llama(), None, "me/x")
 
-    class T5ForConditionalGeneration(type(bert())):  # type: ignore[misc]
+    t5 = T5ForConditionalGeneration(T5Config(**T5))  # there is no AutoModelForConditionalGeneration
+    assert usage(t5, None, "x").splitlines()[0] == "from transformers import T5ForConditionalGeneration"
+
+
+def test_usage_of_a_class_of_the_user_loads_the_nearest_exported_one(tmp_path: Path) -> None:
+    class WithExtraHead(BertForSequenceClassification):
         pass
 
-    other = bert()
-    other.__class__ = T5ForConditionalGeneration
-    assert usage(other, None, "x").splitlines()[0] == "from transformers import T5ForConditionalGeneration"
+    model = WithExtraHead(bert().config)
+    model.save_pretrained(tmp_path)
+    loaded: dict[str, Any] = {}
+    exec(usage(model, None, str(tmp_path)), loaded)
+    assert type(loaded["model"]) is BertForSequenceClassification
+    assert torch.equal(loaded["model"].classifier.weight, model.classifier.weight)
+
+
+def test_usage_of_a_sentence_transformers_class_of_the_user() -> None:
+    library = pytest.importorskip("sentence_transformers")
+
+    class Mine(library.SentenceTransformer):  # type: ignore[misc,name-defined]
+        pass
+
+    assert usage(Mine(modules=[nn.Identity()], device="cpu"), None, "x").splitlines() == [
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("x")',
+    ]
+
+
+def test_usage_of_a_class_that_only_the_user_has() -> None:
+    class Own(BertPreTrainedModel):
+        pass
+
+    class Net(nn.Module):
+        pass
+
+    Net.__name__ = "BertForSequenceClassification"  # of the same name, but another class
+    for model in (Own(bert().config), Net()):
+        code = usage(model, None, "x")
+        assert code.startswith(f"# {type(model).__name__} is not a class of Transformers: ")
+        assert "\n" not in code
 
 
 def test_the_hub_validates_the_card(hub: Hub, make_trainer: Make, tmp_path: Path) -> None:

@@ -25,6 +25,14 @@ from glue_runs.tasks.glue import TASKS
             None,
         ),
         ("--task_name rte --model_name_or_path {folder} --max_steps 3", None),
+        (
+            "--task_name rte --gradient_accumulation_steps 2 --accelerator_config "
+            """'{"split_batches": true, "gradient_accumulation_kwargs": {"sync_with_dataloader": null}}' """
+            """--fsdp_config '{"min_num_params": 10}' --optim_args 'eps=1e-6,betas=(0.9,0.95)' """
+            "--debug underflow_overflow",
+            None,
+        ),
+        ("--task_name rte --eval_strategy epoch --save_strategy epoch --load_best_model_at_end", None),
     ],
 )
 def test_the_command_trains_the_same(arguments: str, told: str | None, tmp_path: Path) -> None:
@@ -38,6 +46,21 @@ def test_the_command_trains_the_same(arguments: str, told: str | None, tmp_path:
             own, again = getattr(first, field.name), getattr(second, field.name)
             if field.init and not EXCLUDED_FROM_RUN_ID.fullmatch(field.name) and own != str(tmp_path):
                 assert again == own, field.name
+
+
+def test_the_command_without_what_changes_nothing_or_is_refused_alone() -> None:
+    told = ["--model_name_or_path", "minilm", "--task_name", "rte", "--precision", "fp32"]
+    more = (
+        "--dataloader_num_workers 2 --dataloader_persistent_workers true --dataloader_prefetch_factor 3 "
+        "--do_train --do_eval --include_num_input_tokens_seen true"
+    )
+    assert command(*parse([*told, *more.split()])) == f"python -m glue_runs.finetune {' '.join(told)}"
+
+
+def test_the_command_of_a_run_with_fsdp() -> None:
+    *given, args = parse(["--task_name", "rte", "--precision", "fp32"])
+    args.fsdp = True  # as TrainingArguments leaves it; from the command line, it also sets environment variables
+    assert command(*given, args).endswith("--task_name rte --fsdp --precision fp32")
 
 
 def test_official_names_of_splits_and_metrics() -> None:

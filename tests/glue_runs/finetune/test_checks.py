@@ -8,7 +8,9 @@ from transformers import Trainer
 
 from glue_runs.errors import InputError
 from glue_runs.finetune.arguments import parse
-from glue_runs.finetune.checks import check_batches, check_lengths, check_trainer
+from glue_runs.finetune.checks import check_batches, check_first_batch, check_lengths, check_trainer
+from glue_runs.finetune.run import prepare
+from glue_runs.finetune.trainer import GlueTrainer
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ from glue_runs.finetune.checks import check_batches, check_lengths, check_traine
         (f"--seed 1{400 * '0'}", "seed must be at least 0 and at most 4294967295, not 1000"),
         (f"--max_steps 1{400 * '0'}", "max_steps must be at least 1, or -1 to train by epochs, not 1000"),
         (f"--save_total_limit 1{400 * '0'}", r"save_total_limit must be below 2\^63, not 1000"),
+        ("--dataloader_num_workers 1 --dataloader_prefetch_factor 0", "prefetch_factor must be at least 1, not 0"),
         ("--neftune_noise_alpha nan", "neftune_noise_alpha must be at least 0, not nan"),
         ("--max_length 0", "max_length must be at least 1, not 0"),
         ("--max_train_samples 0", "max_train_samples must be at least 1, not 0"),
@@ -108,6 +111,35 @@ def test_what_it_can_begin_with_is_made_anew_later(optimizer: str, tmp_path: Pat
     check_trainer(trainer)
     assert (trainer.optimizer, trainer.lr_scheduler) == (None, None)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def first_batch_of(encoder: str, folder: Path, *arguments: str) -> GlueTrainer:
+    given = ["--task_name", "demo_rte", "--model_name_or_path", encoder, "--use_cpu", "--output_dir", str(folder)]
+    trainer, _ = prepare(*parse([*given, *arguments]))
+    check_first_batch(trainer)
+    return trainer
+
+
+def test_what_is_found_before_the_first_batch(tiny_encoder: str, tmp_path: Path) -> None:
+    too_high = ["--lbe_target_modules", ".*pooler", "--lbe_layers", "1"]
+    for measured in (["--lbe_beta", "0.1"], ["--lbe_beta", "0", "--lbe_log_entropy"]):
+        with pytest.raises(ValueError, match="names layer 1, but there are 1 activations"):
+            first_batch_of(tiny_encoder, tmp_path, *too_high, *measured)
+    first_batch_of(tiny_encoder, tmp_path, *too_high, "--lbe_beta", "0")
+    with pytest.raises(ValueError, match="A single example has no variance over examples"):
+        first_batch_of(tiny_encoder, tmp_path, "--per_device_train_batch_size", "1")
+    first_batch_of(tiny_encoder, tmp_path, "--per_device_train_batch_size", "1", "--lbe_samples", "token")
+
+
+def test_the_search_leaves_no_trace(tiny_encoder: str, tmp_path: Path) -> None:
+    trainer = first_batch_of(tiny_encoder, tmp_path)
+    assert trainer.model is not None
+    trainer.model.train()
+    state = torch.get_rng_state()
+    check_first_batch(trainer)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    assert trainer.lbe.alpha.tolist() == pytest.approx([0.5] * len(trainer.lbe.alpha))
 
 
 def test_what_the_encoder_cannot_be_given() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import checkpointing
 from transformers import TrainingArguments
 
 from glue_runs.finetune import command
@@ -18,6 +19,11 @@ from glue_runs.finetune.command import main
 RUN = (
     "--task_name demo_rte --model_name_or_path minilm --max_steps 2 --per_device_train_batch_size 4 --use_cpu".split()
 )
+
+
+REENTRANT = ["--disable_tqdm", "true"]  # under it, layers have no gradient: found only in the first training batch
+for name, value in checkpointing(use_reentrant=True).items():
+    REENTRANT += [f"--{name}", json.dumps(value)]
 
 
 def test_files_that_cannot_be_written(
@@ -65,6 +71,11 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         (["--task_name", "demo_rte", "--lbe_betta", "1"], "--lbe_betta"),
         ([*RUN, "--lbe_layers", "7"], "names layer 7, but there are 7 activations"),
         ([*RUN, "--lbe_target_modules", "poler"], "nearest names are"),
+        ([*RUN, "--lbe_target_modules", ".*output.dense", "--lbe_layers", "0", "99"], "names layer 99, but there are 12"),
+        ([*RUN, "--lbe_target_modules", "bert.embeddings.*"], "several examples: bert.embeddings.position_embeddings"),
+        ([*RUN, "--per_device_train_batch_size", "1"], "A single example has no variance over examples"),
+        ([*RUN, *REENTRANT, "--lbe_target_modules", ".*output.dense"], "Nothing would be regularized"),
+        ([*RUN, "--dataloader_num_workers", "1", "--dataloader_prefetch_factor", "0"], "must be at least 1, not 0"),
         ([*RUN, "--resume_from_checkpoint", "last"], "out has no complete checkpoint"),
         ([*RUN, "--resume_from_checkpoint", "/nowhere"], "/nowhere is not a checkpoint folder"),
         ([*RUN, "--output_dir", "{folder}/broken.json/out"], "broken.json is a file: give another --output_dir."),

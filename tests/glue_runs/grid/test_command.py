@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from glue_runs.analysis.store import GridFolder
+from glue_runs.finetune.run import prepare
 from glue_runs.grid.command import main
 from glue_runs.grid.engines import LocalEngine
 
@@ -114,8 +115,21 @@ def test_interrupted_with_several_workers(four_runs: list[str], tmp_path: Path) 
     assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of three runs, of which that with beta 0.5 fails when it is done, not when the grid starts."""
+
+    def fail(model_args: Any, data_args: Any, args: Any) -> Any:
+        if args.lbe_beta == 0.5:
+            raise ValueError("poisoned")
+        return prepare(model_args, data_args, args)
+
+    monkeypatch.setattr("glue_runs.grid.execution.prepare", fail)
+    return ["--lbe_betas", "0.05", "0.5", "--seeds", "1"]
+
+
 def test_a_failure_that_cannot_be_written_does_not_stop_the_others(
-    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    four_runs: list[str], poisoned: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, *arguments: Any, **named: Any) -> int:
         if path.name == "error.txt":
@@ -124,9 +138,7 @@ def test_a_failure_that_cannot_be_written_does_not_stop_the_others(
 
     write_text = Path.write_text
     monkeypatch.setattr(Path, "write_text", full)
-    arguments = [*four_runs, "--activations", "hidden_states", "no_such_module", "--seeds", "1"]
-    arguments += ["--max_steps", "1"]
-    assert main([*arguments, "--output_dir", str(tmp_path)]) == 1
+    assert main([*four_runs, *poisoned, "--max_steps", "1", "--output_dir", str(tmp_path)]) == 1
     printed = capfd.readouterr()
     assert "(error.txt cannot be written: [Errno 28] No space left on device)" in printed.out
     assert "2 of 3 runs are done" in printed.out
@@ -144,18 +156,16 @@ def test_two_grids_at_once_share_the_runs(four_runs: list[str], tmp_path: Path) 
 
 
 def test_a_poisoned_run_does_not_stop_the_others(
-    four_runs: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    four_runs: list[str], poisoned: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*four_runs, "--activations", "hidden_states", "no_such_module", "--num_train_epochs", "1"]
-    arguments += ["--seeds", "1", "--output_dir", str(tmp_path)]
+    arguments = [*four_runs, *poisoned, "--num_train_epochs", "1", "--output_dir", str(tmp_path)]
     for _ in range(2):  # the failed run is tried again, the others are done
         assert main(arguments) == 1
         printed = capfd.readouterr()
         assert "**Incomplete: 2 of 3 runs are done, 1 failed (listed at the end).**" in printed.out
         (failed,) = tmp_path.glob("runs/*/error.txt")
         assert "Traceback" in failed.read_text()
-        assert "'no_such_module'" in failed.read_text()
-        assert f"failed: {failed.parent.name}: ValueError: " in printed.err
+        assert f"failed: {failed.parent.name}: ValueError: poisoned" in printed.err
 
 
 def test_done_runs_are_not_run_again_and_a_wider_grid_adds_to_them(
@@ -242,6 +252,12 @@ def test_examples_are_tokenized_once(four_runs: list[str], tmp_path: Path, monke
         ("--tasks demo_rte --models {encoder} --lr_scheduler_type cosine_with_min_lr", "lr_scheduler_kwargs"),
         ("--tasks demo_rte --models {encoder} --report_to wandb", "wandb"),
         ("--tasks demo_rte --models {encoder} --lbe_layers 77", "names layer 77"),
+        ("--tasks demo_rte --models {encoder} --per_device_train_batch_size 1", "use lbe_samples='token'"),
+        ("--tasks demo_rte --models {encoder} --activations hidden_states poler", "nearest names are"),
+        (
+            "--tasks demo_rte --models {encoder} --activations .*output.dense --lbe_layers 0 99",
+            "names layer 99, but there are",
+        ),
         ("--tasks demo_rte --models nobody/nothing", "Model 'nobody/nothing' cannot be loaded"),
         ("--tasks rte --data_dir /nowhere", "/nowhere/RTE/train.tsv cannot be read"),
         ("--tasks demo_rte --models {encoder} --output_dir {folder}/something/grid", "something is a file"),
