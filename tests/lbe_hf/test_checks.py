@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification, TrainingArguments
 
 from lbe_hf import LBETrainer
-from lbe_hf.checks import check_training
+from lbe_hf.checks import FirstBatchError, check_training
 
 Make = Callable[..., Any]
 
@@ -48,7 +48,7 @@ def test_one_row_batches_are_refused_when_training_starts(make_trainer: Make) ->
     rows = token_rows(8)
     trainer = make_trainer(LBETrainer, bert(), rows, {"eval_dataset": rows}, per_device_train_batch_size=1)
     assert "eval_loss" in trainer.evaluate()
-    with pytest.raises(ValueError, match="lbe_samples='token'"):
+    with pytest.raises(FirstBatchError, match="lbe_samples='token'"):
         trainer.train()
 
 
@@ -136,5 +136,5 @@ def test_frozen_layers_are_named(make_trainer: Make, warnings_of: Any) -> None:
 def test_module_without_rows_is_refused(make_trainer: Make) -> None:
     targets = ["position_embeddings", "pooler"]  # positions are looked up once for all rows
     trainer = make_trainer(LBETrainer, bert(), token_rows(8), lbe_target_modules=targets)
-    with pytest.raises(ValueError, match=r"one sample in .* examples: bert.embeddings.position_embeddings"):
+    with pytest.raises(FirstBatchError, match=r"one sample in .* examples: bert.embeddings.position_embeddings"):
         trainer.train()

@@ -61,6 +61,21 @@ def test_the_decoder_of_a_classifier_reads_the_input_shifted_by_one() -> None:
     assert information_flow(model, [inputs]).entropies[2:] == pytest.approx(expected, rel=1e-5)
     modules = information_flow(model, [inputs], target_modules=["decoder.layers.0", "decoder.layers.1"])
     assert modules.entropies == pytest.approx(expected[1:], rel=1e-5)
+    inputs["labels"] = torch.ones(6, config.num_labels)  # of multi-label classification, no tokens
+    model.config.problem_type = "multi_label_classification"
+    assert information_flow(model, [inputs]).entropies[2:] == pytest.approx(expected, rel=1e-5)
+
+
+def test_hidden_states_that_are_no_tensors(make_trainer: Make) -> None:
+    """PegasusX returns pairs of local and global states."""
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = transformers.PegasusXConfig(vocab_size=40, **sizes, **heads, num_global_tokens=2, block_size=4)
+    model, rows = transformers.PegasusXForConditionalGeneration(config), causal_rows(6)
+    trainer = make_trainer(LBETrainer, model, rows, max_steps=1)
+    with pytest.raises(ValueError, match=r"PegasusX\w+ are no tensors: name the modules .* with lbe_target_modules"):
+        trainer.train()
+    assert "model.encoder.layers.0.fc1" in information_flow(model, [batch(rows)]).names
 
 
 @pytest.mark.skipif(not hasattr(transformers, "Gemma3nForCausalLM"), reason="this version has no Gemma 3n")

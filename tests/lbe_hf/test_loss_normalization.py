@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from tiny import InOrder, assert_same, bert, causal_rows, gradients_of_first_step, llama, token_rows
 from torch import Tensor, nn
 from transformers import (
@@ -84,6 +85,35 @@ def test_which_losses_depend_on_the_number_of_items() -> None:
         BartConfig(d_model=8, **heads, encoder_layers=1, decoder_layers=1, vocab_size=40)
     )
     for model in (bert(), SubBert(bert().config), bart):
+        assert ignores_num_items(model)
+
+
+def encoder_decoders() -> list[PreTrainedModel]:
+    """Of Transformers; each decoder is a small BERT."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    decoder = transformers.BertConfig(vocab_size=40, **sizes, is_decoder=True, add_cross_attention=True)
+    speech = {"conv_dim": (16,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embeddings": 4}
+    speech |= {"num_feat_extract_layers": 1, "num_conv_pos_embedding_groups": 2}
+    encoders = {
+        "EncoderDecoder": transformers.BertConfig(vocab_size=40, **sizes),
+        "VisionEncoderDecoder": transformers.ViTConfig(image_size=16, patch_size=8, **sizes),
+        "SpeechEncoderDecoder": transformers.Wav2Vec2Config(**sizes, **speech),
+    }
+    models = []
+    for name, encoder in encoders.items():
+        config = getattr(transformers, f"{name}Config").from_encoder_decoder_configs(encoder, decoder)
+        config.decoder_start_token_id, config.pad_token_id = 1, 0
+        models.append(getattr(transformers, f"{name}Model")(config))
+    return models
+
+
+@pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
+def test_encoder_decoders_of_two_models_ignore_the_number_of_items() -> None:
+    labels = torch.randint(4, 40, (2, 5), generator=torch.Generator().manual_seed(0))
+    inputs = [{"input_ids": labels}, {"pixel_values": torch.ones(2, 3, 16, 16)}, {"input_values": torch.ones(2, 400)}]
+    for model, own in zip(encoder_decoders(), inputs, strict=True):
+        losses = [model.eval()(**own, labels=labels, num_items_in_batch=items).loss for items in (1, 1000)]
+        assert losses[0] == losses[1] > 0
         assert ignores_num_items(model)
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -82,3 +84,20 @@ def test_averages_over_processes() -> None:
     assert means.task_loss == pytest.approx(2.0)
     assert means.lbe_loss == pytest.approx(0.05)
     assert means.entropies == pytest.approx([0.2])
+
+
+def test_a_loss_that_is_not_finite_is_replaced_as_trainer_does() -> None:
+    """Trainer adds its sum since the last log line, divided by 1 plus the steps since then."""
+    monitor = EntropyMonitor(filters=True)
+    add(monitor, math.nan, math.nan, [0.2])
+    add(monitor, 1.1, 0.1, [0.2])
+    end_step(monitor)
+    add(monitor, 3.4, 0.4, [0.2])
+    add(monitor, math.inf, 0.0, [0.4])
+    end_step(monitor)
+    means = monitor.since_last()
+    assert means is not None
+    task, penalty = 1.0 + 3.0, 0.1 + 0.4
+    assert means.task_loss == pytest.approx((task + task / 2) / 2)
+    assert means.lbe_loss == pytest.approx((penalty + penalty / 2) / 2)
+    assert means.entropies == pytest.approx([0.25])

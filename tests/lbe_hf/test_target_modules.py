@@ -8,8 +8,9 @@ import tiny
 import torch
 from tiny import batch, token_rows
 from torch import Tensor, nn
+from transformers import BartConfig, BartForConditionalGeneration
 
-from lbe_hf import LBETrainer
+from lbe_hf import LBETrainer, information_flow
 from lbe_hf.target_modules import TargetModules
 
 Make = Callable[..., Any]
@@ -73,3 +74,48 @@ def test_number_of_activations_may_not_change_on_the_way(make_trainer: Make) -> 
     trainer = make_trainer(LBETrainer, Sometimes(), rows, lbe_target_modules=["layer"])
     with pytest.raises(ValueError, match="1 layers have targets, but this batch has 2 activations"):
         trainer.train()
+
+
+def bart() -> BartForConditionalGeneration:
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return BartForConditionalGeneration(
+        BartConfig(d_model=8, **heads, encoder_layers=1, decoder_layers=1, vocab_size=40)
+    ).eval()
+
+
+def test_keys_of_cross_attention_have_the_mask_of_the_encoder() -> None:
+    inputs = batch(token_rows(4, length=9))
+    inputs["labels"] = torch.full((4, 5), 7)
+    inputs["labels"][0, 2:] = -100
+    model = bart()
+    targets = ["encoder_attn.k_proj", "encoder_attn.q_proj"]
+    with TargetModules(model, targets).listen(inputs) as recording:
+        model(**inputs)
+    masks = {activation.name.rpartition(".")[2]: activation.fitting_mask for activation in recording.passes[0]}
+    assert torch.equal(masks["k_proj"], inputs["attention_mask"].bool())
+    assert torch.equal(masks["q_proj"], inputs["labels"] != -100)
+
+
+def test_layers_whose_first_dimension_is_not_the_batch_are_named(make_trainer: Make, warnings_of: Any) -> None:
+    """PyTorch's own layout of a transformer, (T, B, D)."""
+
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(tiny.VOCABULARY, 6)
+            self.encoder = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            hidden = self.encoder(self.embed(input_ids).transpose(0, 1)).transpose(0, 1)
+            logits = self.head(hidden.mean(1))
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    rows, model = token_rows(6), TimeFirst()
+    named = "not the batch, so that their variance does not run over the examples: encoder."
+    for samples, times in (("token", 0), ("sequence", 1)):
+        settings = {"lbe_target_modules": ["embed", "encoder"], "lbe_samples": samples}
+        make_trainer(LBETrainer, model, rows, **settings, max_steps=2).train()
+        assert sum(named in text for text in warnings_of()) == times
+    information_flow(model, [batch(rows)] * 2, target_modules=["embed", "encoder"])
+    assert sum(named in text for text in warnings_of()) == 2

@@ -1,6 +1,7 @@
 """Which forward passes are regularized, what `compute_loss` hands on, and where training is stopped."""
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import tiny
 import torch
 from tiny import assert_same, batch, bert, token_rows
 from torch import Tensor, nn
-from transformers import BatchEncoding, Trainer
+from transformers import BatchEncoding, BertForTokenClassification, Trainer
 
 from lbe_hf import LBETrainer, LBETrainerMixin
 
@@ -341,6 +342,35 @@ def test_product_with_a_negative_task_loss_goes_without_the_penalty(make_trainer
     (warning,) = [text for text in warnings_of() if "since the last log line" in text]
     assert "lbe_form='additive'" in warning
     assert "100% of the batches" in warning
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("form", ["product", "additive"])
+def test_the_log_after_a_batch_without_labels(make_trainer: Make, form: str, filtered: bool) -> None:
+    """Its loss is NaN. `Trainer` leaves it out of its log; the parts of the loss follow."""
+    rows = tiny.causal_rows(16)
+    for row in rows:
+        row["labels"] = row["labels"] % 2
+    for row in rows[4:8]:
+        row["labels"] = torch.full_like(row["labels"], -100)
+    model = BertForTokenClassification(bert().config)
+    settings = {
+        "lbe_form": form,
+        "lbe_beta": 1.0,
+        "max_steps": 4,
+        "logging_steps": 4,
+        "gradient_accumulation_steps": 1,
+    }
+    trainer = make_trainer(tiny.InOrder, model, rows, logging_nan_inf_filter=filtered, **settings)
+    trainer.train()
+    line = trainer.state.log_history[0]
+    if filtered:
+        assert line["task_loss"] + line["lbe_loss"] == pytest.approx(line["loss"], rel=1e-5)
+        assert line["lbe_loss"] > 0
+    else:
+        assert math.isnan(line["loss"])
+        assert math.isnan(line["task_loss"])
+        assert 0 < line["lbe_loss"] < 1
 
 
 def test_additive_with_a_negative_task_loss_steers_to_the_target(make_trainer: Make, warnings_of: Any) -> None:

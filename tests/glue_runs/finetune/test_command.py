@@ -21,9 +21,10 @@ RUN = (
 )
 
 
-REENTRANT = ["--disable_tqdm", "true"]  # under it, layers have no gradient: found only in the first training batch
-for name, value in checkpointing(use_reentrant=True).items():
-    REENTRANT += [f"--{name}", json.dumps(value)]
+DENSE = ["--lbe_target_modules", ".*output.dense"]
+
+# The outputs of modules have no gradient under it, which is found only in the first batch.
+REENTRANT = [f"--{name}={json.dumps(value)}" for name, value in checkpointing(use_reentrant=True).items()]
 
 
 def test_files_that_cannot_be_written(
@@ -71,10 +72,10 @@ RTE = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
         (["--task_name", "demo_rte", "--lbe_betta", "1"], "--lbe_betta"),
         ([*RUN, "--lbe_layers", "7"], "names layer 7, but there are 7 activations"),
         ([*RUN, "--lbe_target_modules", "poler"], "nearest names are"),
-        ([*RUN, "--lbe_target_modules", ".*output.dense", "--lbe_layers", "0", "99"], "names layer 99, but there are 12"),
+        ([*RUN, *DENSE, "--lbe_layers", "0", "99"], "names layer 99, but there are 12 activations"),
         ([*RUN, "--lbe_target_modules", "bert.embeddings.*"], "several examples: bert.embeddings.position_embeddings"),
         ([*RUN, "--per_device_train_batch_size", "1"], "A single example has no variance over examples"),
-        ([*RUN, *REENTRANT, "--lbe_target_modules", ".*output.dense"], "Nothing would be regularized"),
+        ([*RUN, *REENTRANT, *DENSE, "--disable_tqdm", "true"], "Nothing would be regularized"),
         ([*RUN, "--dataloader_num_workers", "1", "--dataloader_prefetch_factor", "0"], "must be at least 1, not 0"),
         ([*RUN, "--resume_from_checkpoint", "last"], "out has no complete checkpoint"),
         ([*RUN, "--resume_from_checkpoint", "/nowhere"], "/nowhere is not a checkpoint folder"),
@@ -102,7 +103,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "types.yaml").write_text("task_name: rte\nlbe_beta: much\n")
     (tmp_path / "incomplete.yaml").write_text("lbe_beta: 0.1\n")
     (tmp_path / "unknown.yaml").write_text("task_name: rte\nlbe_betta: 1\n")
-    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    arguments = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
     if "--output_dir" not in arguments and arguments and arguments[0].startswith("--"):
         arguments += ["--output_dir", str(tmp_path / "out")]
     try:

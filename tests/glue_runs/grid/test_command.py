@@ -129,7 +129,11 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_failure_that_cannot_be_written_does_not_stop_the_others(
-    four_runs: list[str], poisoned: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    four_runs: list[str],
+    poisoned: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(path: Path, *arguments: Any, **named: Any) -> int:
         if path.name == "error.txt":
