@@ -150,6 +150,13 @@ def test_the_summary_has_the_sums_of_the_robustness() -> None:
     with_lbe, without = (ends(fresh, **setting(*each))["trained"] for each in ((2.0, 0.5), (0.0,)))
     claim = f"{with_lbe.sum()} of {len(with_lbe)} runs train with LBE and {without.sum()} of {len(without)} without"
     assert claim in SUMMARY
+    higher = [ends(steps, learning_rate=2e-3, **setting(*each))["trained"] for each in ((2.0, 0.5), (0.0,))]
+    assert (
+        "At 2e-3, run later, {} of {} train with it and {} of {} without".format(
+            *(number for own in higher for number in (own.sum(), len(own)))
+        )
+        in SUMMARY
+    )
     ((mean, interval),) = re.findall(r"difference of ([\d.]+) in the share of settings, ([\d.]+ to [\d.]+)", SUMMARY)
     assert f"Mean difference {mean}, Student's interval {interval}." in PAGE
     border = lines[(lines["initialization"] == "default") & (lines["beta"] == 0) & (lines["learning_rate"] == 5e-4)]
