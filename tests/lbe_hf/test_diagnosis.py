@@ -333,3 +333,21 @@ def test_an_offloaded_model_gives_what_it_gives_in_memory() -> None:
     offloaded = cpu_offload(bert(), execution_device=torch.device("cpu"))
     assert next(offloaded.parameters()).is_meta
     assert information_flow(offloaded, batches).entropies == expected
+
+
+def test_the_collapse_of_a_tower_of_clip() -> None:
+    """CLIP returns no hidden states; its vision tower runs first."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    text = {**sizes, "vocab_size": 40, "bos_token_id": 1, "eos_token_id": 3}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    inputs = {"input_ids": torch.randint(4, 40, (16, 8)), "pixel_values": torch.randn(16, 3, 16, 16)}
+    towers = {name: rf"{name}_model\.encoder\..*" for name in ("vision", "text")}
+    for targets in (None, *towers.values()):
+        assert information_flow(model, [inputs], target_modules=targets).is_healthy
+    with torch.no_grad():
+        model.vision_model.embeddings.patch_embedding.weight *= 1e-4
+    flows = {name: information_flow(model, [inputs], target_modules=targets) for name, targets in towers.items()}
+    assert flows["text"].is_healthy
+    assert [finding.kind for finding in flows["vision"].findings] == ["collapsed"]
