@@ -180,7 +180,7 @@ def usage(model: nn.Module, processing_class: Any, name: str) -> str:
     own = type(base_model(model))
     public = next(filter(_is_public, own.__mro__), None)
     if public is None:
-        return f"# {own.__name__} is not a class of Transformers: load the model with the code that defines it."
+        return f"# {own.__name__} cannot be imported from transformers: load the model with the code that defines it."
     cls, library = public.__name__, public.__module__.partition(".")[0]
     if library == "sentence_transformers":
         return f'from {library} import {cls}\n\nmodel = {cls}("{name}")'
@@ -198,7 +198,7 @@ def _is_public(cls: type) -> bool:
     library = cls.__module__.partition(".")[0]
     return (
         library in ("transformers", "sentence_transformers")
-        and getattr(sys.modules[library], cls.__name__, None) is cls
+        and hasattr(sys.modules[library], cls.__name__)
         and getattr(cls, "forward", nn.Module.forward) is not nn.Module.forward
     )
 

@@ -230,17 +230,18 @@ def test_usage_of_a_sentence_transformers_class_of_the_user() -> None:
     ]
 
 
-def test_usage_of_a_class_that_only_the_user_has() -> None:
+def test_usage_of_a_class_that_no_library_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(BertPreTrainedModel):
         pass
 
-    class Net(nn.Module):
+    class Net(nn.Linear):
         pass
 
-    Net.__name__ = "BertForSequenceClassification"  # of the same name, but another class
-    for model in (Own(bert().config), Net()):
+    Net.__module__ = "__main__"  # defined in the script of the user
+    monkeypatch.setattr("__main__.Net", Net, raising=False)
+    for model in (Own(bert().config), Net(2, 2), bert().bert.encoder):
         code = usage(model, None, "x")
-        assert code.startswith(f"# {type(model).__name__} is not a class of Transformers: ")
+        assert code.startswith(f"# {type(model).__name__} cannot be imported from transformers: ")
         assert "\n" not in code
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shlex
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_the_command_without_what_changes_nothing_or_is_refused_alone() -> None:
         "--do_train --do_eval --include_num_input_tokens_seen true"
     )
     assert command(*parse([*told, *more.split()])) == f"python -m glue_runs.finetune {' '.join(told)}"
+
+
+def test_a_configuration_is_printed_without_what_it_leaves_open() -> None:
+    line = command(*parse(["--task_name", "rte", "--accelerator_config", '{"split_batches": true}']))
+    (config,) = (json.loads(word) for word in shlex.split(line) if word.startswith("{"))
+    assert config["split_batches"] is True
+    assert None not in config.values()
 
 
 def test_the_command_of_a_run_with_fsdp() -> None:
