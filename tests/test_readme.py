@@ -86,15 +86,22 @@ def test_deep_bert() -> None:
     fresh = steps[steps["seed"] >= 5]
     none, lbe = ends(fresh, **setting(0.0)), ends(fresh, **setting(2.0, 0.5))
     assert cells("1e-3: runs that train") == [trained(none), trained(lbe)]
-    high, border, low = (1e-3,), (5e-4,), (1e-4, 2e-4, 3e-4)
     for ending, rates in {
-        "six settings of warm-up and clipping, at 1e-3": high,
-        "at 5e-4": border,
-        "3e-4": low,
+        "six settings of warm-up and clipping, at 1e-3": (1e-3,),
+        "at 1e-4 to 3e-4": (1e-4, 2e-4, 3e-4),
     }.items():
         assert cells(ending) == [settings_that_train(beta, *rates) for beta in (0.0, 2.0)]
     without, with_lbe = cells("1e-3: runs that train")
     assert f"learns a synthetic task in {with_lbe} runs with it and in {without} without" in FIRST_SCREEN
+    higher = {trained(ends(steps, learning_rate=2e-3, **setting(*each))) for each in ((2.0, 0.5), (0.0,))}
+    assert f"(at 2e-3 in {higher.pop()} either way)" in FIRST_SCREEN
+    assert not higher
+
+
+def test_a_second_task() -> None:
+    runs = pd.read_csv(ROOT / "results" / "second_task" / "runs.csv")
+    accuracy = runs[runs["task"] == "digits"].groupby("beta")["score"].mean()
+    assert cells("48 layers, at 1e-3: accuracy") == [f"{accuracy[beta]:.3f}" for beta in (0.0, 2.0)]
 
 
 def test_tuned_rivals() -> None:

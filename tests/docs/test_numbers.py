@@ -84,11 +84,30 @@ def test_tuned_rivals() -> None:
     assert answers()["Is another initialization or normalization better?"] == "; ".join(
         f"{name}: {trained[rival]}, {median[rival]} steps" for name, rival in others.items()
     )
-    assert f"the network needs {median['none']} steps instead of {median['LBE']}; at the same rate, 5e-4" in EVIDENCE
+    claim = f"the network needs {median['none']} steps instead of {median['LBE']}; at the same rate, 5e-4"
+    assert claim in " ".join(EVIDENCE.split())
     (pairs,) = re.findall(r"in (\d+ of \d+) pairs, and fewer in (\d+);", " ".join(page.split()))
     assert answers()["At the same rate, of 5e-4 or less?"] == (
         f"LBE with alpha 0.5 and beta 2 is slower in {pairs[0]} pairs, faster in {pairs[1]} (post hoc)"
     )
+
+
+def test_a_second_task() -> None:
+    runs = pd.read_csv(ROOT / "results" / "second_task" / "runs.csv")
+    page = (ROOT / "results" / "second_task" / "README.md").read_text(encoding="utf-8")
+    rows = {row[0].partition(":")[0]: row[-1] for row in table(page, "task | seeds")}
+    means = {name: f"{score:.3f}" for name, score in runs.groupby(["task", "beta"])["score"].mean().items()}
+    for question, task, verdict in (
+        ("Digits as sequences, 48 layers at 1e-3: what accuracy?", "digits", ""),
+        ("A language model of characters, 24 layers at 1e-3: what perplexity?", "characters", "No difference shown: "),
+    ):
+        difference, interval = rows[task].rstrip(")").split(" (")
+        assert answers()[question] == (
+            f"{verdict}{means[task, 0.0]} without LBE, {means[task, 2.0]} with it (difference {difference}, "
+            f"interval {interval})"
+        )
+        low, high = map(float, interval.split(" to "))
+        assert (low < 0 < high) == bool(verdict)
 
 
 def test_mechanism() -> None:
@@ -111,6 +130,11 @@ def test_robustness() -> None:
         runs = " runs" if rates == every else ""
         with_lbe, without = (settings_that_train(beta, *rates) for beta in (2.0, 0.0))
         assert answer == f"{with_lbe}{runs} with LBE, {without} without it"
+
+
+def test_above_these_rates(steps: pd.DataFrame) -> None:
+    lbe, none = (ends(steps, learning_rate=2e-3, **setting(*each)) for each in ((2.0, 0.5), (0.0,)))
+    assert answers()["At 2e-3?"] == f"{trained(lbe)} with LBE, {trained(none)} without it"
 
 
 def test_normalization_before_each_sublayer() -> None:

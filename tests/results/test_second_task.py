@@ -7,7 +7,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from programs import program
+from pages import table
+from programs import ROOT, program
+
+FOLDER = ROOT / "results" / "second_task"
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    """By task and seed, without LBE (0.0) and with it (2.0)."""
+    return pd.read_csv(FOLDER / "runs.csv").pivot(index=["task", "seed"], columns="beta", values="score")
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +85,45 @@ def test_the_report_has_the_paired_difference_with_students_interval() -> None:
     assert row["without LBE"] == "6.000 (5.000 to 7.000)"
     runs.loc[runs.index[-1], "score"] = float("inf")
     assert report.table(runs).iloc[0]["difference"] == "none: in 1 of 3 pairs a run diverged"
+
+
+def test_no_run_is_missing(study: ModuleType, scores: pd.DataFrame) -> None:
+    assert {name: list(own.droplevel("task").index) for name, own in scores.groupby("task")} == {
+        name: list(seeds) for name, seeds in study.SEEDS.items()
+    }
+    assert scores.notna().all(axis=None)
+
+
+def test_the_page_has_the_table_and_its_summary_the_numbers(
+    scores: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    program("results/second_task/report.py").main()
+    _, *printed = capsys.readouterr().out.splitlines()  # the first line counts the runs
+    assert set(printed) <= set(text.splitlines())
+    summary = " ".join(text[: text.index("## What was done")].split())
+    claims = {
+        "digits": "a mean test accuracy of {:.3f} without LBE and {:.3f} with it",
+        "characters": "a mean perplexity of {:.3f} without LBE and {:.3f} with it",
+    }
+    for row in table(text, "task | seeds"):
+        task = row[0].partition(":")[0]
+        own = scores.loc[task]
+        assert claims[task].format(own[0.0].mean(), own[2.0].mean()) in summary
+        assert f"(difference {row[-1].replace(' (', ', interval ').rstrip(')')})" in summary
+    digits, characters = scores.loc["digits"], scores.loc["characters"]
+    failed = digits < 0.2  # chance is 0.10
+    assert f"{failed[0.0].sum()} of 15 runs without LBE end below 0.2, and {failed[2.0].sum()} with it" in summary
+    both = (digits[2.0] - digits[0.0])[~failed.any(axis="columns")]
+    spread = f"{both.min():+.3f} to {both.max():+.3f}"
+    assert f"In the {len(both)} pairs in which both learn the difference is {spread}" in summary
+    learned = characters[characters[0.0] < 10]
+    (lost,) = characters.loc[characters[0.0] > 10, 0.0]
+    assert f"one of the 5 runs without LBE ends at {lost:.1f}" in summary
+    assert f"the other {len(learned)} end between {learned[0.0].min():.2f} and {learned[0.0].max():.2f}" in summary
+    with_lbe = characters[2.0]
+    assert f"all with LBE between {with_lbe.min():.2f} and {with_lbe.max():.2f}" in summary
+    lower = learned[0.0] - learned[2.0]
+    assert (characters[2.0] < characters[0.0]).all()
+    assert lower.max() < 0.06
+    assert "In each of the five pairs LBE is lower (post hoc), four times by less than 0.06" in summary
