@@ -62,7 +62,7 @@ class Splits(NamedTuple):
 
 
 def load_images(args: ImageArguments) -> Splits:
-    """Read the images as floats from 0 to 1; exit with code 2 if files are missing, damaged, unsafe or others."""
+    """Read the images as floats from 0 to 1; exit with code 2 if that is not possible."""
     try:
         return _load(args)
     except Exception as error:  # A damaged pickle, archive or image may raise any.

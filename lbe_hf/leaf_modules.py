@@ -33,7 +33,7 @@ class ModuleStatistics:
 class LeafModules:
     """Checks the innermost modules of a model with temporary forward hooks. No activations are stored.
 
-    Adapters of PEFT are checked for non-finite values only: a new one starts at zero, so that its output is constant.
+    Adapters of PEFT are checked for non-finite values only: the output of a new LoRA adapter is constant, namely zero.
     """
 
     model: nn.Module
